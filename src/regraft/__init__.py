@@ -1,0 +1,32 @@
+"""Regraft: transfer learning on images, measured and told straight.
+
+The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`backbones`,
+:func:`store`, :func:`demo`; what can go wrong is in :mod:`regraft.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "load", "predict", "store", "train"]
+
+if TYPE_CHECKING:
+    from regraft import errors
+    from regraft.api import backbones, demo, evaluate, load, predict, store, train
+
+
+def __getattr__(name: str) -> Any:
+    """Import a door when it is first used: importing the package itself costs nothing."""
+    import importlib
+
+    if name == "errors":
+        return importlib.import_module("regraft.errors")
+    if name in __all__:
+        return getattr(importlib.import_module("regraft.api"), name)
+    raise AttributeError(f"module 'regraft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

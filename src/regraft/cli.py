@@ -1,0 +1,117 @@
+"""The command line: each command is the Python function of the same name, its options are that function's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args, get_origin
+
+import typer
+
+from regraft import __version__, api
+from regraft.errors import RegraftError
+from regraft.progress import Lines
+from regraft.settings import Declared, declared
+
+app = typer.Typer(name="regraft", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "backbones": api.backbones,
+    "store": api.store, "demo": api.demo,
+}
+
+
+@app.callback(invoke_without_command=True)
+def _regraft(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+             ) -> None:
+    """Transfer learning on images: a folder of labelled images to an honest classifier, in minutes."""
+    if version:
+        typer.echo(f"regraft {__version__}")
+        raise typer.Exit
+
+
+def _command(function: Callable[..., Any]) -> Callable[..., None]:
+    """A typer command that calls the function and prints its result."""
+    settings = list(declared(function.settings))  # type: ignore[attr-defined]
+
+    def run(*, json_document: bool, **values: Any) -> None:
+        result = function(**{item.name: values[item.name] for item in settings})
+        _print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if json_document else repr(result))
+        if getattr(result, "errors", ()):
+            raise typer.Exit(1)
+
+    flag = typer.Option("--json", help="Print one JSON document on standard output.")
+    parameters = [*map(_parameter, settings), inspect.Parameter(
+        "json_document", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, flag])]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0]
+    return run
+
+
+def _parameter(item: Declared) -> inspect.Parameter:
+    """One setting as a typer argument or option."""
+    setting = item.setting
+    limits: dict[str, Any] = {}
+    kinds = [kind for kind in get_args(item.type) or (item.type,) if kind is not type(None)]
+    if item.choices:
+        annotation: Any = item.type
+    elif kinds[0] in (bool, int, float):
+        annotation = kinds[0]
+        if kinds[0] is not bool:
+            limits = {"min": setting.ge, "max": setting.le}
+    else:
+        annotation = list[str] if any(get_origin(kind) for kind in kinds) else str
+    if item.default is None:
+        annotation = annotation | None
+    if setting.positional:
+        info: Any = typer.Argument(help=setting.help, metavar=setting.metavar)
+    else:
+        info = typer.Option(item.option, help=setting.help, metavar=setting.metavar, **limits)
+    default = inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default,
+                             annotation=Annotated[annotation, info])
+
+
+for _name, _function in COMMANDS.items():
+    app.command(_name)(_command(_function))
+
+
+def _print(text: str) -> None:
+    """Write to standard output whatever names hold: bytes that are no text come out as they went in."""
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit code 0, 1 (failed) or 2 (the call is wrong), 130 and 143 when told to stop."""
+    # Pillow warns of oddities in single files; what matters of them is counted and listed.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except RegraftError as error:
+        Lines().say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Lines().say("stopped; what is computed is kept, and the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

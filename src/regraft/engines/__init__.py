@@ -1,0 +1,1 @@
+"""Run the frozen part of a network: pixels in, pooled features out, one contract for every engine."""

@@ -1,0 +1,221 @@
+"""The one pass: files to view 0 to the frozen network to rows of the store. Nothing is computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.decode import read_file
+from regraft.data.view import view0, view_key
+from regraft.engines.contract import Engine
+from regraft.errors import DataError, ImageError
+from regraft.features.store import FeatureKey, FileState, Memory, Space
+from regraft.progress import Deadline, Progress
+from regraft.records.base import shown
+from regraft.records.images import ImageIndex, Quarantined
+from regraft.records.preprocessing import Preprocessing
+
+#: Images between two commits to the store: what a killed pass computes again at most.
+_FLUSH = 64
+
+#: Decoded images that may wait for the network, for each decoding thread: bounds memory.
+_QUEUE = 8
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of the store for the readable images of an index.
+
+    Attributes
+    ----------
+    rows:
+        Row of the index that each of the N readable images has, int64 [N], ascending.
+    digests:
+        Digest of the pixels of each, N times 16 bytes.
+    quarantined:
+        The others, with the reason.
+    computed, reused:
+        Images that went through the network in this pass, and images that did not need to.
+    notes:
+        How often each kind of conversion was needed.
+    """
+
+    space: Space
+    rows: NDArray[np.int64]
+    digests: tuple[bytes, ...]
+    quarantined: tuple[Quarantined, ...]
+    computed: int
+    reused: int
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
+        """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
+        return self.space.read(self.space.locate([self.digests[i] for i in which]), readouts)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one worker found out about one file."""
+
+    row: int
+    state: FileState | None = None
+    content: bytes = b""
+    memory: Memory | None = None
+    pixels: NDArray[np.uint8] | None = None
+    error: str | None = None
+
+
+def feature_key(rules: Preprocessing, weights: str, engine: Engine) -> FeatureKey:
+    """The space that an engine's features of a network's weights under a preprocessing belong to."""
+    return FeatureKey(view_key(rules), weights, engine.readouts, engine.key)
+
+
+def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessing, progress: Progress,
+            deadline: Deadline, max_quarantined: float) -> Features:
+    """Make sure that the store holds the features of every readable image of the index.
+
+    Raises DataError if more than the share ``max_quarantined`` can't be read, and TimeLimitError at the
+    deadline; what is computed until then stays in the store.
+    """
+    view = view_key(rules)
+    files = [index.file(row) for row in range(len(index))]
+    states = [FileState.of(file) for file in files]
+    memories = space.store.recall_files(states, view)
+    missing = space.missing([m.digest for m in memories if m is not None])
+    done: list[Memory | None] = [m if m is not None and m.digest not in missing else None for m in memories]
+    todo = [row for row, memory in enumerate(done) if memory is None]
+    run = _Pass(space, engine, view)
+    errors: dict[int, str] = {}
+    with progress.task("reading images" if todo else "images known", len(files)) as task:
+        task.advance(len(files) - len(todo))
+        try:
+            look = lambda row: _look(row, files[row], states[row], rules, view, run)  # noqa: E731
+            for seen in ordered_map(look, todo):
+                if seen.error is not None:
+                    errors[seen.row] = seen.error
+                else:
+                    done[seen.row] = run.take(seen)
+                task.advance()
+                deadline.check(lambda: f"the features of {sum(m is not None for m in done):,} of {len(files):,} images "
+                               "are kept; the same command goes on from there")
+        finally:
+            run.flush()
+    rows = np.array([row for row, memory in enumerate(done) if memory is not None], np.int64)
+    kept = [memory for memory in done if memory is not None]
+    quarantined = tuple(Quarantined(index.paths[row], reason) for row, reason in sorted(errors.items()))
+    _refuse_too_many(quarantined, len(index), max_quarantined)
+    notes = Counter(_kind(note) for memory in kept for note in memory.notes)
+    return Features(space, rows, tuple(m.digest for m in kept), quarantined, run.computed, len(kept) - run.computed,
+                    notes)
+
+
+def _look(row: int, file: Path, state: FileState | None, rules: Preprocessing, view: str, run: _Pass) -> _Seen:
+    """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
+    try:
+        data = read_file(file)
+        content = hashlib.sha256(data).digest()
+        memory = run.space.store.recall_content(content, view)
+        if memory is not None and not run.needs(memory.digest):
+            return _Seen(row, state, content, memory)
+        decoded = view0(data, rules)
+        return _Seen(row, state, content, Memory(decoded.digest, decoded.notes), decoded.pixels)
+    except ImageError as error:
+        return _Seen(row, error=error.reason)
+
+
+class _Pass:
+    """Gathers batches for the engine and rows for the store."""
+
+    def __init__(self, space: Space, engine: Engine, view: str) -> None:
+        self.space = space
+        self.computed = 0
+        self._engine = engine
+        self._view = view
+        self._batch: dict[bytes, NDArray[np.uint8]] = {}
+        self._rows: list[tuple[bytes, NDArray[np.float32]]] = []
+        self._known: list[tuple[FileState, bytes, Memory]] = []
+        self._fresh: set[bytes] = set()
+
+    def needs(self, digest: bytes) -> bool:
+        """Whether these pixels have no features yet, in the store or on their way there."""
+        return digest not in self._fresh and bool(self.space.missing([digest]))
+
+    def take(self, seen: _Seen) -> Memory:
+        """Accept one readable file; runs the network once a batch is full."""
+        assert seen.memory is not None
+        digest = seen.memory.digest
+        if seen.pixels is not None and self.needs(digest):
+            self._fresh.add(digest)
+            self._batch[digest] = seen.pixels
+            if len(self._batch) == self._engine.batch:
+                self._run()
+        if seen.state is not None:
+            self._known.append((seen.state, seen.content, seen.memory))
+        if len(self._rows) >= _FLUSH or len(self._known) >= 4 * _FLUSH:
+            self._write()
+        return seen.memory
+
+    def flush(self) -> None:
+        """Run what waits, write what is computed."""
+        if self._batch:
+            self._run()
+        self._write()
+
+    def _run(self) -> None:
+        features = self._engine.run(np.stack(list(self._batch.values())))
+        if not np.isfinite(features).all():
+            raise DataError("the network gives numbers that are not finite; its weights do not fit this preprocessing "
+                            "or are damaged")
+        self._rows += zip(self._batch, features, strict=True)
+        self.computed += len(self._batch)
+        self._batch = {}
+
+    def _write(self) -> None:
+        if self._rows:
+            self.space.append([digest for digest, _ in self._rows], np.stack([row for _, row in self._rows]))
+            self._rows = []
+        # A file whose pixels still wait for the network is remembered with the next batch.
+        ready = [known for known in self._known if known[2].digest not in self._batch]
+        if ready:
+            self.space.store.remember(ready, self._view)
+            self._known = [known for known in self._known if known[2].digest in self._batch]
+
+
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+    """Results in order, computed by one thread a core, a bounded number ahead of the reader."""
+    workers = max(1, os.cpu_count() or 1)
+    waiting: deque[Future[_R]] = deque()
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) >= workers * _QUEUE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _kind(note: str) -> str:
+    """The kind of a note: the number of frames in it is not one."""
+    return "first of several frames" if note.startswith("first of") else note
+
+
+def _refuse_too_many(quarantined: tuple[Quarantined, ...], total: int, share: float) -> None:
+    if len(quarantined) > share * total:
+        examples = "; ".join(f"{shown(q.path)} {q.reason}" for q in quarantined[:3])
+        raise DataError(f"{len(quarantined):,} of {total:,} images can't be read, more than the allowed share of "
+                        f"{share:g}: {examples}; mend them or raise --max-quarantined")

@@ -1,0 +1,399 @@
+"""The feature store: content-addressed, shared by all runs of a user, in few large memory-mapped shards.
+
+A *space* holds the features of one (view, weights, readouts, engine and precision); in it, a row belongs to
+the digest of the pixels the network saw. A table of files remembers which digest a path had at which size and
+time, and a table of contents which digest the bytes of a file had, so that unchanged files are not read again
+and moved or renamed ones are not decoded again. An SQLite database holds the tables; rows live in flat
+float32 files. Rows are written and flushed before the transaction that names them is committed: a killed
+process leaves at most bytes that nothing points to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from regraft.errors import StoreError
+from regraft.records.base import Record
+from regraft.records.networks import Readout
+
+_FORMAT = 1
+_FLOAT = 4
+
+#: Bytes after which a shard is full.
+_SHARD_BYTES = 256 * 2**20
+
+#: A file changed less than this long before it was read may change again within the clock's tick.
+_RACY_NS = 2_000_000_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (format_version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS spaces (
+    id TEXT PRIMARY KEY, about TEXT NOT NULL, dim INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS shards (
+    id INTEGER PRIMARY KEY, space TEXT NOT NULL, file TEXT NOT NULL, rows INTEGER NOT NULL, used REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    space TEXT NOT NULL, digest BLOB NOT NULL, shard INTEGER NOT NULL, row INTEGER NOT NULL,
+    PRIMARY KEY (space, digest)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS rows_by_shard ON rows (shard);
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT NOT NULL, view TEXT NOT NULL, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    digest BLOB NOT NULL, notes TEXT NOT NULL, PRIMARY KEY (path, view)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (
+    content BLOB NOT NULL, view TEXT NOT NULL, digest BLOB NOT NULL, notes TEXT NOT NULL,
+    PRIMARY KEY (content, view)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class FeatureKey(Record):
+    """What decides features besides pixels: the name of a space.
+
+    ``view`` is :func:`regraft.data.view.view_key`, ``weights`` the digest of the network's tensors, ``engine``
+    the engine's key with device and precision.
+    """
+
+    view: str
+    weights: str
+    readouts: tuple[Readout, ...]
+    engine: str
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a row."""
+        return sum(readout.dim for readout in self.readouts)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of a file: the digest of its pixels under a view, and notes on its decoding."""
+
+    digest: bytes
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A path with the size (bytes) and time of change (ns) it had when looked at."""
+
+    path: str
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState | None:
+        """The state of a path, or None where there is no such file."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, repr=False)
+class SpaceUse(Record):
+    """One space: what it belongs to, how much it holds."""
+
+    id: str
+    about: dict[str, Any]
+    images: int
+    bytes: int
+    in_use: bool
+
+
+@dataclass(frozen=True, repr=False)
+class StoreUse(Record):
+    """What the store holds and what was cleared."""
+
+    folder: str
+    bytes: int
+    files: int
+    spaces: tuple[SpaceUse, ...]
+    cleared_bytes: int = 0
+
+    def __repr__(self) -> str:
+        lines = [f"feature store {self.folder}: {self.bytes / 2**20:,.1f} MiB, {self.files:,} files remembered"]
+        for space in self.spaces:
+            dims = sum(readout["dim"] for readout in space.about["readouts"])
+            lines.append(f"  {space.id[:8]}  {space.images:>9,} images x {dims:,}  {space.bytes / 2**20:>9,.1f} MiB  "
+                         f"{space.about['engine']}{'  in use' if space.in_use else ''}")
+        if self.cleared_bytes:
+            lines.append(f"cleared {self.cleared_bytes / 2**20:,.1f} MiB")
+        return "\n".join(lines)
+
+
+def default_folder() -> Path:
+    """REGRAFT_STORE, or a folder in the user's cache."""
+    return Path(os.environ.get("REGRAFT_STORE") or platformdirs.user_cache_path("regraft") / "features")
+
+
+class FeatureStore:
+    """The store in one folder. Use it as a context manager; several processes may share a folder."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder else default_folder()
+        self._lock = threading.RLock()
+        with self._guard():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / "leases").mkdir(exist_ok=True)
+            self._db = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None,
+                                       check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            with self._transaction():
+                for statement in _SCHEMA.strip().split(";\n"):
+                    self._db.execute(statement)
+                if self._db.execute("SELECT COUNT(*) FROM about").fetchone()[0] == 0:
+                    self._db.execute("INSERT INTO about VALUES (?)", (_FORMAT,))
+            (version,) = self._db.execute("SELECT format_version FROM about").fetchone()
+        if version != _FORMAT:
+            raise StoreError(f"the store {self.folder} has format_version {version}, this Regraft reads {_FORMAT}; "
+                             "take another folder with --store")
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Turn what SQLite and the file system raise into one line."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"the feature store {self.folder} can't be used ({error}); delete that folder, or take "
+                             "another with --store DIR") from None
+        except OSError as error:
+            free = f"; {shutil.disk_usage(self.folder).free:,} bytes are free" if self.folder.exists() else ""
+            raise StoreError(f"the feature store {self.folder} can't be written ({error.strerror or error}{free}); "
+                             "take another with --store DIR") from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # -- what is remembered of files ---------------------------------------------------------------
+
+    def recall_files(self, states: Sequence[FileState | None], view: str) -> list[Memory | None]:
+        """What is remembered of unchanged files, None for the others."""
+        with self._guard(), self._lock:
+            return [None if state is None else self._recall_file(state, view) for state in states]
+
+    def _recall_file(self, state: FileState, view: str) -> Memory | None:
+        row = self._db.execute(
+            "SELECT digest, notes FROM files WHERE path = ? AND view = ? AND size = ? AND changed_ns = ?",
+            (_text(state.path), view, state.size, state.changed_ns)).fetchone()
+        return None if row is None else Memory(row[0], tuple(json.loads(row[1])))
+
+    def recall_content(self, content: bytes, view: str) -> Memory | None:
+        """What is remembered of a file with this SHA-256, wherever it lies now. Safe to call from any thread."""
+        with self._guard(), self._lock:
+            row = self._db.execute("SELECT digest, notes FROM contents WHERE content = ? AND view = ?",
+                                   (content, view)).fetchone()
+        return None if row is None else Memory(row[0], tuple(json.loads(row[1])))
+
+    def remember(self, known: Sequence[tuple[FileState, bytes, Memory]], view: str) -> None:
+        """Keep the memory of files: state, SHA-256 of the bytes, digest of the pixels."""
+        now = time.time_ns()
+        files = [(_text(s.path), view, s.size, s.changed_ns, m.digest, json.dumps(m.notes))
+                 for s, _, m in known if s.changed_ns < now - _RACY_NS]
+        contents = [(content, view, m.digest, json.dumps(m.notes)) for _, content, m in known]
+        with self._guard(), self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", files)
+            self._db.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?)", contents)
+
+    # -- spaces ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def space(self, key: FeatureKey) -> Iterator[Space]:
+        """Open, or begin, a space; while it is open nothing of it is cleared."""
+        lease = filelock.FileLock(self.folder / "leases" / f"{key.id}-{os.getpid()}-{secrets.token_hex(4)}.lock")
+        with self._guard():
+            lease.acquire()
+            with self._transaction():
+                self._db.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?)",
+                                 (key.id, json.dumps(key.to_dict()), key.dim))
+        try:
+            yield Space(self, key)
+        finally:
+            lease.release()
+            Path(lease.lock_file).unlink(missing_ok=True)
+
+    def _in_use(self, space: str) -> bool:
+        """Whether a living process has the space open; leases of dead ones are removed."""
+        used = False
+        for file in (self.folder / "leases").glob(f"{space}-*.lock"):
+            lock = filelock.FileLock(file)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                used = True
+            else:
+                lock.release()
+                file.unlink(missing_ok=True)
+        return used
+
+    # -- size --------------------------------------------------------------------------------------
+
+    def use(self, cleared_bytes: int = 0) -> StoreUse:
+        """What the store holds now."""
+        with self._guard(), self._lock:
+            spaces = self._db.execute(
+                "SELECT s.id, s.about, s.dim, COALESCE(SUM(h.rows), 0) FROM spaces s LEFT JOIN shards h "
+                "ON h.space = s.id GROUP BY s.id ORDER BY MAX(h.used) DESC").fetchall()
+            (files,) = self._db.execute("SELECT COUNT(*) FROM files").fetchone()
+            used = tuple(SpaceUse(id_, json.loads(about), rows, rows * dim * _FLOAT, self._in_use(id_))
+                         for id_, about, dim, rows in spaces)
+            return StoreUse(str(self.folder), sum(u.bytes for u in used), files, used, cleared_bytes)
+
+    def trim(self, limit: int) -> int:
+        """Delete least recently used shards until at most ``limit`` bytes of features are left.
+
+        Shards of spaces in use stay, even over the limit. Returns the bytes deleted.
+        """
+        removed: list[str] = []
+        freed = 0
+        with self._guard(), self._transaction():
+            shards = self._db.execute("SELECT h.id, h.file, h.space, h.rows * s.dim * ? FROM shards h JOIN spaces s "
+                                      "ON s.id = h.space ORDER BY h.used, h.id", (_FLOAT,)).fetchall()
+            total = sum(size for *_, size in shards)
+            in_use = {space: self._in_use(space) for _, _, space, _ in shards} if total > limit else {}
+            for shard, file, space, size in shards:
+                if total - freed <= limit:
+                    break
+                if not in_use[space]:
+                    self._db.execute("DELETE FROM rows WHERE shard = ?", (shard,))
+                    self._db.execute("DELETE FROM shards WHERE id = ?", (shard,))
+                    removed.append(file)
+                    freed += size
+            if not self._db.execute("SELECT COUNT(*) FROM shards").fetchone()[0]:
+                # Nothing left to find: the memory of files goes too, with the names in it.
+                for table in ("files", "contents", "spaces"):
+                    self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - three fixed names
+        with self._guard():
+            for file in removed:
+                (self.folder / file).unlink(missing_ok=True)
+            if limit == 0:
+                self._db.execute("VACUUM")
+        return freed
+
+
+class Space:
+    """Rows of one :class:`FeatureKey`; made by :meth:`FeatureStore.space`."""
+
+    def __init__(self, store: FeatureStore, key: FeatureKey) -> None:
+        self.store = store
+        self.key = key
+        ends = np.cumsum([readout.dim for readout in key.readouts])
+        starts = ends - [readout.dim for readout in key.readouts]
+        self._columns = {r.name: slice(int(a), int(b)) for r, a, b in zip(key.readouts, starts, ends, strict=True)}
+
+    def missing(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those digests that have no row yet."""
+        with self.store._guard(), self.store._lock:
+            find = "SELECT 1 FROM rows WHERE space = ? AND digest = ?"
+            return {d for d in set(digests)
+                    if self.store._db.execute(find, (self.key.id, d)).fetchone() is None}
+
+    def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> None:
+        """Add rows: N digests, float32 [N, D]. Flushed to disk before they can be found."""
+        db = self.store._db
+        with self.store._guard(), self.store._transaction():
+            shard, file, rows = self._open_shard()
+            with (self.store.folder / file).open("r+b") as handle:
+                handle.seek(rows * self.key.dim * _FLOAT)
+                handle.write(np.ascontiguousarray(features_ND, np.float32).data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?)",
+                           [(self.key.id, d, shard, rows + i) for i, d in enumerate(digests)])
+            db.execute("UPDATE shards SET rows = ?, used = ? WHERE id = ?", (rows + len(digests), time.time(), shard))
+
+    def _open_shard(self) -> tuple[int, str, int]:
+        """Number, file and rows of the shard to append to, a fresh one if all are full."""
+        db = self.store._db
+        full = max(1, _SHARD_BYTES // (self.key.dim * _FLOAT))
+        last: tuple[int, str, int] | None = db.execute(
+            "SELECT id, file, rows FROM shards WHERE space = ? AND rows < ? ORDER BY id DESC LIMIT 1",
+            (self.key.id, full)).fetchone()
+        if last is not None:
+            return last
+        file = f"{self.key.id[:12]}-{secrets.token_hex(4)}.f32"
+        (self.store.folder / file).touch()
+        made = db.execute("INSERT INTO shards (space, file, rows, used) VALUES (?, ?, 0, ?)",
+                          (self.key.id, file, time.time()))
+        return int(made.lastrowid or 0), file, 0
+
+    def locate(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
+        """Shard and row of each digest, int64 [N, 2]; raises StoreError where one is missing."""
+        db = self.store._db
+        found = np.empty((len(digests), 2), np.int64)
+        with self.store._guard(), self.store._lock:
+            for i, digest in enumerate(digests):
+                row = db.execute("SELECT shard, row FROM rows WHERE space = ? AND digest = ?",
+                                 (self.key.id, digest)).fetchone()
+                if row is None:
+                    raise StoreError("features vanished from the store while in use; run the command again")
+                found[i] = row
+            db.executemany("UPDATE shards SET used = ? WHERE id = ?",
+                           [(time.time(), int(shard)) for shard in np.unique(found[:, 0])])
+        return found
+
+    def read(self, located_N2: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
+        """The joined readouts of located rows, float32 [N, D], in their order."""
+        columns = [self._columns[name] for name in readouts]
+        out = np.empty((len(located_N2), sum(c.stop - c.start for c in columns)), np.float32)
+        for shard in np.unique(located_N2[:, 0]):
+            of_shard = np.flatnonzero(located_N2[:, 0] == shard)
+            rows = self._map(int(shard))
+            at = 0
+            for column in columns:
+                width = column.stop - column.start
+                # Column after column in blocks: no copy larger than a block besides the result.
+                for block in np.array_split(of_shard, max(1, len(of_shard) // 1024)):
+                    out[block, at:at + width] = rows[located_N2[block, 1], column]
+                at += width
+        return out
+
+    def _map(self, shard: int) -> NDArray[np.float32]:
+        with self.store._guard(), self.store._lock:
+            file, rows = self.store._db.execute("SELECT file, rows FROM shards WHERE id = ?", (shard,)).fetchone()
+        path = self.store.folder / file
+        needed = rows * self.key.dim * _FLOAT
+        if not path.is_file() or path.stat().st_size < needed:
+            raise StoreError(f"the shard {path} is cut off; clear the store with `regraft store --clear`")
+        return np.memmap(path, np.float32, "r", shape=(rows, self.key.dim))
+
+
+def _text(path: str) -> str:
+    """A path that SQLite can hold: undecodable names escaped."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

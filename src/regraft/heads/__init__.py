@@ -1,0 +1,1 @@
+"""What learns on frozen features: logistic regression over a path of L2 strengths, nearest class mean."""

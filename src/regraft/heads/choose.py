@@ -1,0 +1,255 @@
+"""Choose readouts, weighting and strength together, on held-out images; never on what is reported as test."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import threadpoolctl
+from numpy.typing import NDArray
+
+from regraft.data.splits import folds, holdout
+from regraft.heads.linear import Blocks, Design, Standardisation, fit_head, nearest_mean
+from regraft.heads.solver import fit_path, softmax
+from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
+
+#: L2 strengths, strong to weak.
+STRENGTHS = (1e-3, 1e-4, 1e-5, 1e-6)
+
+#: Strengths between the best of the path and its neighbours, as factors.
+_REFINED = (3.0, 1 / 3)
+
+#: Factors from squared distances to logits for the nearest class mean; features have a mean square of 1.
+_SCALES = (2.0, 5.0, 10.0, 20.0, 40.0)
+_DEFAULT_SCALE = 10.0
+
+#: Candidates that go from the first round (one strength, at most two divisions) into the second.
+_FINALISTS = 3
+_FIRST_STRENGTH = 1e-5
+_FIRST_DIVISIONS = 2
+
+#: Share of a fold's training rows on which its head is chosen.
+_INNER_SHARE = 0.25
+
+#: Up to this many images in the median class the nearest class mean is tried too.
+FEW = 5
+
+#: Rows used to choose; with more, the choice no longer changes but its cost does. The fit uses all rows.
+_CHOOSING_ROWS = 2_000
+
+#: A held-out probability of 0 must not decide everything.
+_FLOOR = 1e-6
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+#: (training rows, held-out rows)
+Division = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to try: readouts, their weighting, the kind of head."""
+
+    readouts: tuple[str, ...]
+    weighting: Weighting = "by_width"
+    kind: HeadKind = "logistic_regression"
+
+    def at(self, strength: float) -> HeadSettings:
+        """This candidate with a strength."""
+        return HeadSettings(self.kind, self.readouts, self.weighting, strength)
+
+
+def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
+    """Readouts alone and joined, of a network whose readouts are named in order: stages, ``last``, ``logits``.
+
+    The late ones are what was pre-trained for; the earlier ones carry images unlike it. With ``few`` images a
+    class, the nearest class mean is tried on the same readouts.
+    """
+    *stages, last, logits = names
+    deep = tuple(reversed(stages))  # latest first
+    tried = [
+        Candidate((last,)),
+        Candidate((last, logits)),
+        Candidate((last, *deep[:2]), "equal"),
+        Candidate((last, *deep[:4])),
+        Candidate((last, *deep[:4]), "equal"),
+        Candidate((last, *deep[:4], logits)),
+        Candidate((last, *deep), "equal"),
+        *(Candidate((stage,)) for stage in deep[:3]),
+        *([Candidate(deep[:2], "equal")] if len(deep) > 1 else []),
+    ]
+    if few:
+        tried += [replace(c, kind="nearest_mean") for c in tried]
+    return list(dict.fromkeys(tried))
+
+
+def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
+           names: Sequence[str], finalists: int = _FINALISTS) -> Choice:
+    """The head with the lowest held-out log-loss over the divisions.
+
+    Two rounds: every candidate at one strength on at most two divisions, then the best few over the whole path
+    of strengths on all of them. With no division (too few images to hold any out) the nearest class mean on
+    the last readout.
+    """
+    if not divisions:
+        return Choice(Candidate((names[-2],), kind="nearest_mean").at(_DEFAULT_SCALE), by)
+    few = _is_few(y_N, divisions, classes)
+    score = functools.partial(_score, blocks, y_N, classes)
+    first = in_threads(lambda c: score(divisions[:_FIRST_DIVISIONS], c, _first_strengths(c)), candidates(names, few))
+    ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
+    best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))[:finalists]
+    second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0])),
+                        [(c, d) for c in best_few for d in divisions])
+    tried = _pooled(second, divisions)
+    best = min(tried, key=_rank).settings
+    refined = tuple(best.strength * factor for factor in _REFINED)
+    more = in_threads(lambda d: score([d], _candidate(best), refined), divisions)
+    tried = sorted([*tried, *_pooled(more, divisions)], key=_rank)
+    return Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+
+
+def _path(candidate: Candidate) -> tuple[float, ...]:
+    return _SCALES if candidate.kind == "nearest_mean" else STRENGTHS
+
+
+def _first_strengths(candidate: Candidate) -> tuple[float, ...]:
+    return _SCALES if candidate.kind == "nearest_mean" else (_FIRST_STRENGTH,)
+
+
+def _pooled(parts: Sequence[Sequence[Tried]], divisions: Sequence[Division]) -> list[Tried]:
+    """Scores of single divisions joined: means over all held-out images."""
+    sizes = [len(held) for _, held in divisions]
+    sums: dict[HeadSettings, NDArray[np.float64]] = {}
+    for i, part in enumerate(parts):
+        for tried in part:
+            scores = np.array([tried.log_loss, tried.accuracy]) * sizes[i % len(sizes)] / sum(sizes)
+            sums[tried.settings] = sums.get(tried.settings, np.zeros(2)) + scores
+    return [Tried(settings, float(loss), float(hits)) for settings, (loss, hits) in sums.items()]
+
+
+_nested = threading.local()
+
+
+def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """Results in order, one thread a core and one core a thread; inside a worker, one after the other.
+
+    The matrices are small: several problems side by side use the cores, several cores in one problem wait for
+    each other.
+    """
+    if getattr(_nested, "busy", False):
+        return [function(item) for item in items]
+
+    def run(item: _T) -> _R:
+        _nested.busy = True
+        return function(item)
+
+    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as executor:
+        return list(executor.map(run, items))
+
+
+def _rank(tried: Tried) -> tuple[float, float]:
+    return tried.log_loss, -tried.accuracy
+
+
+def _candidate(settings: HeadSettings) -> Candidate:
+    return Candidate(settings.readouts, settings.weighting, settings.kind)
+
+
+def _is_few(y_N: NDArray[np.int32], divisions: Sequence[Division], classes: int) -> bool:
+    rows = divisions[0][0] if divisions else np.arange(len(y_N))
+    counts = np.bincount(y_N[rows], minlength=classes)
+    return bool(np.median(counts[counts > 0]) <= FEW)
+
+
+def _score(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division],
+           candidate: Candidate, strengths: Sequence[float]) -> list[Tried]:
+    """Held-out log-loss and accuracy of a candidate at each strength, over all divisions together."""
+    losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
+    for train, held in divisions:
+        y = y_N[held]
+        for i, P in enumerate(_held_out(blocks, y_N, classes, train, held, candidate, strengths)):
+            losses[i] -= np.log(np.maximum(P[np.arange(len(y)), y], _FLOOR)).sum()
+            hits[i] += (P.argmax(1) == y).sum()
+        count += len(held)
+    return [Tried(candidate.at(strength), float(loss / count), float(hit / count))
+            for strength, loss, hit in zip(strengths, losses, hits, strict=True)]
+
+
+def _held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArray[np.int64],
+              held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float],
+              ) -> Iterator[NDArray[np.floating]]:
+    """Probabilities of the held-out rows at each strength; everything is estimated on the training rows."""
+    of_train = {name: blocks[name][train] for name in candidate.readouts}
+    standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
+    Z_train = standard.apply(of_train, candidate.readouts, slice(None))
+    Z_held = standard.apply(blocks, candidate.readouts, held)
+    if candidate.kind == "nearest_mean":
+        V, b = nearest_mean(Z_train, y_N[train], classes)
+        scores = Z_held @ V + b
+        yield from (softmax(scores * scale) for scale in strengths)
+        return
+    design = Design.of(Z_train)
+    for fit in fit_path(design.coordinates, y_N[train], classes, strengths):
+        yield softmax(Z_held @ design.weights(fit.V_RK) + fit.b_K)
+
+
+def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """At most 2,000 of the rows, stratified, for choosing."""
+    if len(rows) <= _CHOOSING_ROWS:
+        return rows
+    return np.sort(rows[holdout(y_N[rows], None, _CHOOSING_ROWS / len(rows), seed)])
+
+
+def strength_for_all(blocks: Blocks, y_N: NDArray[np.int32], held: Blocks, y_held_M: NDArray[np.int32], classes: int,
+                     chosen: HeadSettings) -> HeadSettings:
+    """The strength that suits all rows: with more images than it was chosen on, the best one is weaker."""
+    standard = Standardisation.of(blocks, chosen.readouts, chosen.weighting)
+    Z_held = standard.apply(held, chosen.readouts, slice(None))
+    Z_train = standard.apply(blocks, chosen.readouts, slice(None))
+    strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
+    design = Design.of(Z_train)
+    losses = []
+    for fit in fit_path(design.coordinates, y_N, classes, strengths):
+        P = softmax(Z_held @ design.weights(fit.V_RK) + fit.b_K)
+        losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], _FLOOR)).mean())
+    return replace(chosen, strength=strengths[int(np.argmin(losses))])
+
+
+def divide(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, number: int, seed: int) -> list[Division]:
+    """Stratified, grouped folds as divisions; empty where no image can be held out."""
+    fold_N = folds(y_N, groups_N, number, seed)
+    return [(np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold))
+            for fold in range(number) if (fold_N == fold).any()]
+
+
+def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, classes: int,
+                   names: Sequence[str], *, number: int, repeats: int, seed: int, done: Callable[[], None],
+                   ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Held-out rows and their probabilities for each fold of each repeat; ``done`` is called after each.
+
+    Inside each fold the head is chosen anew, on a part of that fold's training rows; the held-out rows are
+    looked at once, by a head that never saw them.
+    """
+
+    def one_fold(job: tuple[int, Division]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        inner_seed, (train, held) = job
+        inner = holdout(y_N[train], None if groups_N is None else groups_N[train], _INNER_SHARE, inner_seed)
+        rows = np.arange(len(train))
+        of_train = {name: block[train] for name, block in blocks.items()}
+        divisions = [(rows[~inner], rows[inner])] if inner.any() else []
+        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, finalists=1).chosen
+        head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen)
+        found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
+        done()
+        return held, found
+
+    jobs = [(seed + repeat, division) for repeat in range(repeats)
+            for division in divide(y_N, groups_N, number, seed + 1000 * (repeat + 1))]
+    return in_threads(one_fold, jobs)

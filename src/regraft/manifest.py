@@ -1,0 +1,81 @@
+"""What decides answers is hashed: the manifest of a model folder, written last, checked before anything is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import ModelError, TamperedError
+
+NAME = "manifest.json"
+_FORMAT = 1
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_text(files: dict[str, str]) -> str:
+    """The one way to write a manifest: names, their SHA-256, and the SHA-256 of that."""
+    listed = {"format_version": _FORMAT, "files": dict(sorted(files.items()))}
+    digest = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**listed, "digest": digest}, indent=2) + "\n"
+
+
+def digest_of(folder: Path) -> str:
+    """The digest that names a finished model; :func:`verify` should have passed."""
+    return str(json.loads((folder / NAME).read_text("utf-8"))["digest"])
+
+
+def verify(folder: Path, expected: Sequence[str]) -> None:
+    """Check every byte that decides answers.
+
+    Raises ModelError where the folder holds no finished model, TamperedError naming the file that differs.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is no model folder; `regraft train DATA --out {folder}` writes one")
+    try:
+        text = (folder / NAME).read_text("utf-8")
+    except FileNotFoundError:
+        unfinished = (folder / "run").is_dir()
+        raise ModelError(
+            f"{folder} holds no finished model (no {NAME}); "
+            + ("its training did not end: run the same train command again" if unfinished
+               else f"`regraft train DATA --out {folder}` writes one")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TamperedError(f"{folder / NAME} can't be read ({error})") from None
+    files = _listed(folder, text)
+    missing = sorted(set(expected) - set(files))
+    if missing:
+        raise TamperedError(f"{folder / NAME} does not list {', '.join(missing)}")
+    for name, digest in files.items():
+        try:
+            found = file_digest(folder / name)
+        except OSError:
+            raise TamperedError(f"{folder / name} is missing or can't be read; the model can't be used") from None
+        if found != digest:
+            raise TamperedError(f"{folder / name} was changed after the model was finished (SHA-256 {found[:12]}... "
+                                f"instead of {digest[:12]}...); the model can't be used")
+
+
+def _listed(folder: Path, text: str) -> dict[str, str]:
+    """Files and digests of a manifest that is, byte for byte, one that we wrote."""
+    changed = TamperedError(f"{folder / NAME} was changed after the model was finished; the model can't be used")
+    try:
+        parsed: Any = json.loads(text)
+        files = parsed["files"]
+    except (ValueError, KeyError, TypeError):
+        raise changed from None
+    if isinstance(parsed, dict) and parsed.get("format_version") not in (_FORMAT, None):
+        raise ModelError(f"{folder / NAME} has format_version {parsed['format_version']!r}, this Regraft reads {_FORMAT}")
+    plain = isinstance(files, dict) and all(
+        isinstance(digest, str) and name == Path(name).name and name not in ("", ".", "..", NAME)
+        for name, digest in files.items())
+    if not plain or text != manifest_text(files):
+        raise changed
+    return dict(files)

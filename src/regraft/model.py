@@ -1,0 +1,238 @@
+"""The saved model: one folder, checked before use, the same answer through every door."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft import manifest
+from regraft.data.listing import Seen, pictures
+from regraft.data.view import view0
+from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
+from regraft.heads.linear import LinearHead
+from regraft.progress import Progress, Silent
+from regraft.records.base import shown
+from regraft.records.model import ModelRecord
+from regraft.records.results import Prediction, Predictions
+
+if TYPE_CHECKING:
+    from regraft.engines.contract import Engine
+    from regraft.networks.weights import State
+
+RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
+
+#: What every model folder must hold.
+FILES = (RECORD, BACKBONE, HEAD, IMAGES)
+
+#: Where the run that made the model keeps its record; nothing below decides answers.
+RUN = "run"
+
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """Digests of the pixels of the images a model was fitted on (``training``) and chosen on (``validation``)."""
+
+    training: frozenset[bytes]
+    validation: frozenset[bytes]
+
+    def count(self, digests: Iterable[bytes]) -> int:
+        """How many of the images served for fitting or choosing."""
+        return sum(digest in self.training or digest in self.validation for digest in digests)
+
+
+class Model:
+    """A trained classifier; made by :func:`load`.
+
+    ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
+    """
+
+    def __init__(self, folder: Path, record: ModelRecord, head: LinearHead, seen: SeenImages) -> None:
+        self.folder = folder
+        self.record = record
+        self.head = head
+        self.seen = seen
+        self._engines: dict[tuple[str, bool], Engine] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.record.classes
+
+    def __repr__(self) -> str:
+        return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
+                f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
+
+    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", all_readouts: bool = False) -> Engine:
+        """The engine that gives the head's readouts (or all that the training read); built once."""
+        key = (device, all_readouts)
+        if key not in self._engines:
+            try:
+                from regraft.engines.pytorch import PyTorchEngine
+                from regraft.networks.build import restore
+                from regraft.networks.weights import read_weights
+            except ImportError:
+                raise MissingExtraError("predicting with a model folder", "train") from None
+            module = restore(self.record.backbone, read_weights(self.folder / BACKBONE))
+            readouts = self.record.readouts if all_readouts else self.record.head_readouts
+            self._engines[key] = PyTorchEngine(module, readouts, self.record.preprocessing, device)
+        return self._engines[key]
+
+    def predict(self, images: Any, *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+                follow_links: bool = False, progress: Progress | None = None) -> Predictions:
+        """Answers in input order.
+
+        ``images`` is one of, or a sequence of: a path of an image or of a folder (all pictures below it), a
+        file's bytes, a Pillow image, an RGB array uint8 [H, W, 3]. An unreadable image is an answer with its
+        ``error``; the others are answered. Raises DataError where a folder holds no pictures.
+        """
+        engine = self.engine(device)
+        sources = list(_sources(images, follow_links))
+        answers: list[Prediction | None] = [None] * len(sources)
+        waiting: list[tuple[int, str, NDArray[np.uint8]]] = []
+
+        def answer() -> None:
+            features_ND = engine.run(np.stack([pixels for *_, pixels in waiting]))
+            for (at, name, _), row in zip(waiting, self.head.probabilities(features_ND), strict=True):
+                answers[at] = self._prediction(name, row)
+            waiting.clear()
+
+        with (progress or Silent()).task("predicting", len(sources)) as task:
+            for at, (name, seen) in enumerate(_looked_at(sources, self.record)):
+                if isinstance(seen, str):
+                    answers[at] = Prediction(name, error=seen)
+                else:
+                    waiting.append((at, name, seen))
+                if len(waiting) == engine.batch:
+                    answer()
+                task.advance()
+            if waiting:
+                answer()
+        return Predictions(tuple(a for a in answers if a is not None))
+
+    def _prediction(self, name: str, row_K: NDArray[np.float64]) -> Prediction:
+        best = int(row_K.argmax())
+        probabilities = {label: float(p) for label, p in zip(self.classes, row_K, strict=True)}
+        return Prediction(name, self.classes[best], float(row_K[best]), probabilities)
+
+
+def _sources(images: Any, follow_links: bool) -> Iterator[tuple[str, Any]]:
+    """Name and source of each image; folders are opened."""
+    if isinstance(images, str | Path):
+        path = Path(images)
+        if not path.is_dir():
+            yield str(images), path
+            return
+        found = list(pictures(path, path, Seen(), follow_links))
+        if not found:
+            raise DataError(f"{shown(str(images))} holds no pictures")
+        for name in found:
+            yield str(path / name), path / name
+    elif isinstance(images, Sequence) and not isinstance(images, bytes):
+        for image in images:
+            yield from _sources(image, follow_links)
+    else:
+        yield f"<{type(images).__name__}>", images
+
+
+def _looked_at(sources: list[tuple[str, Any]], record: ModelRecord) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+    """Name and pixels, or why there are none."""
+    from regraft.features.extract import ordered_map
+
+    def look(item: tuple[str, Any]) -> tuple[str, NDArray[np.uint8] | str]:
+        name, source = item
+        try:
+            return name, view0(source, record.preprocessing).pixels
+        except ImageError as error:
+            return name, error.reason
+
+    yield from ordered_map(look, sources)
+
+
+def load(path: str | Path) -> Model:
+    """Load a model folder. Every file that decides answers is checked first; nothing in it is executed.
+
+    Raises ModelError where there is no finished model, TamperedError where a byte was changed.
+    """
+    from safetensors.numpy import load_file
+
+    folder = Path(path).expanduser()
+    manifest.verify(folder, FILES)
+    try:
+        record = ModelRecord.from_dict(_json(folder / RECORD))
+        head = load_file(folder / HEAD)
+        images = load_file(folder / IMAGES)
+        model = Model(folder, record, LinearHead(record.head, head["weight"], head["bias"]),
+                      SeenImages(_digests(images["training"]), _digests(images["validation"])))
+    except (DataError, KeyError, ValueError, OSError) as error:
+        raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
+    width = sum(readout.dim for readout in record.head_readouts)
+    if model.head.W_DK.shape != (width, len(record.classes)):
+        raise ModelError(f"{folder / HEAD} has weights {list(model.head.W_DK.shape)}, the record says "
+                         f"{[width, len(record.classes)]}")
+    return model
+
+
+def _json(path: Path) -> Any:
+    import json
+
+    return json.loads(path.read_text("utf-8"))
+
+
+def _digests(rows_NB: NDArray[np.uint8]) -> frozenset[bytes]:
+    return frozenset(row.tobytes() for row in rows_NB)
+
+
+def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
+    """Digests as uint8 [N, 16], in sorted order: nothing of the order of the files is told."""
+    ordered = sorted(set(digests))
+    return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
+
+
+def save(folder: Path, record: ModelRecord, backbone: State, head: LinearHead, seen: SeenImages) -> None:
+    """Write a model into a folder; the manifest comes last, so that a half-written model is none.
+
+    A model that is there already stays whole until the new files are complete. Raises OutputError.
+    """
+    from safetensors.numpy import save as tensors
+
+    from regraft.networks.weights import packed
+
+    contents: dict[str, Callable[[], bytes]] = {
+        RECORD: lambda: record.to_json().encode(),
+        BACKBONE: lambda: packed(backbone),
+        HEAD: lambda: tensors({"weight": head.W_DK, "bias": head.b_K}),
+        IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+    }
+    stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"
+    try:
+        stage.mkdir(parents=True)
+        for name, make in contents.items():
+            _write(stage / name, make())
+        files = {name: manifest.file_digest(stage / name) for name in contents}
+        _write(stage / manifest.NAME, manifest.manifest_text(files).encode())
+        (folder / manifest.NAME).unlink(missing_ok=True)
+        for name in (*contents, manifest.NAME):
+            os.replace(stage / name, folder / name)
+        stage.rmdir()
+    except OSError as error:
+        import shutil
+
+        shutil.rmtree(stage, ignore_errors=True)
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}); {shutil.disk_usage(folder).free:,} "
+                          "bytes are free there") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Pre-trained networks: what there is, how weights get in, where features are read."""

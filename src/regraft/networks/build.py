@@ -1,0 +1,138 @@
+"""A backbone's name to a network with its weights in it, ready to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regraft.errors import BackboneError
+from regraft.networks.catalogue import Resolved, resolve
+from regraft.networks.readouts import find_readouts
+from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
+from regraft.records.networks import BackboneDetail, InputSpec, Readout
+
+_INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone with its weights: ``module`` in inference mode, where its features are read, how it sees."""
+
+    name: str
+    module: nn.Module
+    readouts: tuple[Readout, ...]
+    input: InputSpec
+    licence: str | None
+    digest: str
+
+    def state(self) -> State:
+        """The module's tensors."""
+        return dict(self.module.state_dict())
+
+
+def load_backbone(name: str, weights: Path | None = None, size: int | None = None) -> Network:
+    """Build a backbone and fill it: bundled, from a local file, or from the source's own download.
+
+    Raises UnknownNameError, BackboneError (weights that do not fit or can't be had) or MissingExtraError.
+    """
+    found = resolve(name)
+    if weights is not None:
+        module = _architecture(found, pretrained=False)
+        state = read_weights(weights)
+    elif found.bundled is not None:
+        module = _architecture(found, pretrained=False)
+        state = bundled_weights(found.bundled, module)
+    else:
+        module = _downloaded(found)
+        state = None
+    if state is not None:
+        load_strict(module, state, weights.name if weights is not None else found.entry.name)
+    return _network(found, module, size)
+
+
+def restore(name: str, state: State) -> nn.Module:
+    """The same architecture with weights from a model folder, in inference mode; nothing is downloaded."""
+    module = _architecture(resolve(name), pretrained=False)
+    load_strict(module, state, "the model's backbone.safetensors")
+    return module.eval().requires_grad_(False)
+
+
+def describe(name: str) -> BackboneDetail:
+    """All about one backbone; its weights are not needed."""
+    found = resolve(name)
+    module = _architecture(found, pretrained=False)
+    network = _network(found, module, None)
+    entry = found.entry
+    if entry.parameters is None:
+        entry = replace(entry, parameters=sum(p.numel() for p in module.parameters()))
+    if entry.multiply_adds is None:
+        entry = replace(entry, multiply_adds=_multiply_adds(module, network.input.size))
+    return BackboneDetail(entry, network.input, network.readouts)
+
+
+def _network(found: Resolved, module: nn.Module, size: int | None) -> Network:
+    module.eval().requires_grad_(False)
+    spec = _input(found, module)
+    readouts = find_readouts(module, size or spec.size)
+    return Network(found.entry.name, module, readouts, spec, found.entry.licence, weights_digest(module.state_dict()))
+
+
+def _architecture(found: Resolved, pretrained: bool) -> nn.Module:
+    """The bare network. The name was found in a registry before; no string of a file reaches an import."""
+    if found.entry.source == "torchvision":
+        from torchvision import models
+
+        module: nn.Module = models.get_model(found.architecture, weights="DEFAULT" if pretrained else None)
+        return module
+    import timm
+
+    module = timm.create_model(found.architecture, pretrained=pretrained)
+    return module
+
+
+def _downloaded(found: Resolved) -> nn.Module:
+    try:
+        return _architecture(found, pretrained=True)
+    except Exception as error:  # Hubs fail in many ways: no network, no such file, no permission.
+        reason = str(error).strip().splitlines()
+        raise BackboneError(
+            f"the weights of {found.entry.name} are not on this machine and can't be downloaded "
+            f"({reason[0] if reason else type(error).__name__}); give a local file with --weights FILE, or take a "
+            "bundled backbone: efficientnet_lite0"
+        ) from None
+
+
+def _input(found: Resolved, module: nn.Module) -> InputSpec:
+    if found.entry.source == "torchvision":
+        from torchvision import models
+
+        preset: Any = models.get_model_weights(found.architecture).DEFAULT.transforms()
+        size, interpolation = preset.crop_size[0], preset.interpolation.value
+        crop, mean, std = size / preset.resize_size[0], preset.mean, preset.std
+    else:
+        import timm.data
+
+        config = timm.data.resolve_model_data_config(module)
+        size, interpolation, crop = config["input_size"][-1], config["interpolation"], config["crop_pct"]
+        mean, std = config["mean"], config["std"]
+    if interpolation not in _INTERPOLATIONS:
+        interpolation = "bicubic"
+    return InputSpec(int(size), float(min(crop, 1.0)), interpolation, _triple(mean), _triple(std))
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _multiply_adds(module: nn.Module, size: int) -> int:
+    """Multiply-adds of one image: half of what torch counts as floating-point operations."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, 3, size, size))
+    return int(counter.get_total_flops() // 2)

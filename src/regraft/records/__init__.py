@@ -1,0 +1,1 @@
+"""What flows from room to room: frozen, checked at birth, with a format version."""

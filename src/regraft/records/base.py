@@ -1,0 +1,88 @@
+"""What every record has: a dictionary, a file, a readable ``repr`` and a table for notebooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from regraft.errors import DataError
+
+
+class Record:
+    """Base of the frozen dataclasses that flow from room to room.
+
+    ``to_dict`` gives plain JSON values under stable names; ``from_dict`` refuses unknown keys, values of
+    another type and another ``format_version``, all mistakes in one message.
+    """
+
+    format_version: ClassVar[int] = 1
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "arbitrary_types_allowed": True}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what ``--json`` prints and what files hold."""
+        return {"format_version": self.format_version, **_fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record of ``to_dict``'s output; raises DataError with every difference."""
+        from pydantic import ValidationError
+
+        given = dict(values)
+        version = given.pop("format_version", None)
+        if version != cls.format_version:
+            raise DataError(
+                f"{cls.__name__}: format_version is {version!r}, this Regraft reads {cls.format_version}"
+            )
+        try:
+            record: Self = _adapter(cls).validate_python(given)
+        except ValidationError as error:
+            lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise DataError(f"{cls.__name__}: {'; '.join(lines)}") from None
+        return record
+
+    def to_json(self) -> str:
+        """``to_dict`` as an indented JSON document, the same bytes for the same record."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """Show the record's text as it is, escaped, in a notebook."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+@functools.cache
+def _adapter(cls: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def plain(value: Any) -> Any:
+    """JSON values of a record's field: tuples and arrays become lists, paths text."""
+    if isinstance(value, Record):
+        return _fields(value)  # the outermost record carries the format version
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def shown(name: str) -> str:
+    """A class or file name fit for one line of a terminal: control characters and the like escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

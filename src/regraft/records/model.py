@@ -1,0 +1,59 @@
+"""What ``model.json`` holds: everything that decides answers besides the tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regraft.errors import DataError
+from regraft.records.base import Record
+from regraft.records.heads import HeadSettings
+from regraft.records.networks import Readout
+from regraft.records.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelRecord(Record):
+    """The metadata of a saved model.
+
+    Attributes
+    ----------
+    classes:
+        Names in the order of the head's outputs.
+    backbone, weights_digest, licence:
+        Catalogue name of the architecture, digest of its tensors, licence of the weights.
+    preprocessing:
+        View 0.
+    readouts:
+        Every place that the training read, in order; the head uses those it names.
+    precision:
+        Of the model's answer.
+    training_counts:
+        Images of each class that the head was fitted on.
+    """
+
+    classes: tuple[str, ...]
+    strategy: str
+    backbone: str
+    weights_digest: str
+    licence: str | None
+    preprocessing: Preprocessing
+    readouts: tuple[Readout, ...]
+    head: HeadSettings
+    training_counts: tuple[int, ...]
+    precision: Literal["fp32"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise DataError("a model needs at least two classes of different names")
+        if len(self.training_counts) != len(self.classes):
+            raise DataError("a model counts the training images of every class")
+        missing = set(self.head.readouts) - {readout.name for readout in self.readouts}
+        if missing:
+            raise DataError(f"the head reads {sorted(missing)}, which the backbone does not give")
+
+    @property
+    def head_readouts(self) -> tuple[Readout, ...]:
+        """The readouts that the head uses, in the head's order."""
+        by_name = {readout.name: readout for readout in self.readouts}
+        return tuple(by_name[name] for name in self.head.readouts)

@@ -1,0 +1,118 @@
+"""What is known about a backbone, and where its features are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regraft.records.base import Record
+from regraft.records.preprocessing import Interpolation
+
+Source = Literal["bundled", "timm", "torchvision"]
+Pooling = Literal["mean", "tokens", "mean_last", "none"]
+
+
+@dataclass(frozen=True, repr=False)
+class Backbone(Record):
+    """One entry of the catalogue. None where the source does not say.
+
+    Attributes
+    ----------
+    name, source:
+        What to type, and who publishes it.
+    parameters:
+        Trainable parameters with the ImageNet classifier.
+    multiply_adds:
+        Of one image at ``input_size``.
+    input_size:
+        Side of the input, pixels.
+    licence:
+        Of the weights.
+    imagenet_top1:
+        Published top-1 accuracy on ImageNet-1k's validation set, fraction.
+    offline:
+        Whether its weights are on this machine.
+    """
+
+    name: str
+    source: Source
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    input_size: int | None = None
+    licence: str | None = None
+    imagenet_top1: float | None = None
+    offline: bool = False
+
+    def __repr__(self) -> str:
+        def value(number: float | None, scale: float, text: str) -> str:
+            return "-" if number is None else text.format(number * scale)
+
+        return (f"{self.name:<34} {self.source:<11} {value(self.parameters, 1e-6, '{:.1f} M'):>8} "
+                f"{value(self.multiply_adds, 1e-6, '{:,.0f} M'):>10} {self.input_size or '-':>5} "
+                f"{value(self.imagenet_top1, 100, '{:.1f} %'):>7} {self.licence or '-':<12} "
+                f"{'offline' if self.offline else 'download'}")
+
+
+@dataclass(frozen=True)
+class Readout(Record):
+    """A place where features are read: the output of module ``node``, pooled to D numbers.
+
+    ``pooling``: ``mean`` over the positions of [B, C, H, W]; ``mean_last`` of [B, H, W, C]; ``tokens`` of
+    [B, N, C]; ``none`` for [B, D], and for the input of the head (``node`` then ends in ``:input``).
+    """
+
+    name: str
+    node: str
+    pooling: Pooling
+    dim: int
+
+
+@dataclass(frozen=True)
+class InputSpec(Record):
+    """How a network was trained to see: what its preprocessing defaults to."""
+
+    size: int
+    crop_fraction: float
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Backbones(Record):
+    """A list of the catalogue, with how many more a pattern would find."""
+
+    backbones: tuple[Backbone, ...]
+    more: int = 0
+
+    def __repr__(self) -> str:
+        head = (f"{'name':<34} {'source':<11} {'params':>8} {'mult-adds':>10} {'input':>5} {'top-1':>7} "
+                f"{'licence':<12} weights")
+        lines = [head, *map(repr, self.backbones)]
+        if self.more:
+            lines.append(f"{self.more:,} more by pattern, such as: regraft backbones 'resnet50*'")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class BackboneDetail(Record):
+    """All about one backbone: its catalogue entry, how it sees, where its features are read."""
+
+    backbone: Backbone
+    input: InputSpec
+    readouts: tuple[Readout, ...]
+
+    def __repr__(self) -> str:
+        b, i = self.backbone, self.input
+        facts = [
+            f"{b.name} ({b.source}, weights {'on this machine' if b.offline else 'to be downloaded'})",
+            f"  parameters     {b.parameters:,}" if b.parameters is not None else "",
+            f"  multiply-adds  {b.multiply_adds:,}" if b.multiply_adds is not None else "",
+            f"  input          {i.size} x {i.size}, {i.interpolation}, crop {i.crop_fraction:g}, mean {i.mean}, "
+            f"std {i.std}",
+            f"  licence        {b.licence or 'not stated by its source'}",
+            f"  ImageNet top-1 {b.imagenet_top1:.1%} (published)" if b.imagenet_top1 is not None else "",
+            "  features are read at:",
+            *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node}" for r in self.readouts),
+        ]
+        return "\n".join(line for line in facts if line)

@@ -1,0 +1,266 @@
+"""What comes out: predictions, evaluations, the result of a training."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from regraft.errors import DataError, UsageError
+from regraft.records.base import Record, plain, shown
+from regraft.records.heads import Choice
+from regraft.records.images import Finding
+
+
+@dataclass(frozen=True, repr=False)
+class Interval(Record):
+    """A fraction with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.value <= self.high <= 1:
+            raise DataError(f"an interval must satisfy 0 <= low <= value <= high <= 1, not {self}")
+
+    def __repr__(self) -> str:
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+@dataclass(frozen=True)
+class ClassFigures(Record):
+    """Figures of one class; None where the split holds no image of it (recall) or none was predicted
+    (precision)."""
+
+    label: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Majority(Record):
+    """What always answering the commonest class of the training images would reach."""
+
+    label: str
+    accuracy: float
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Record):
+    """Figures of one named split.
+
+    Attributes
+    ----------
+    accuracy:
+        Share of right answers, Wilson's interval over ``n`` images.
+    n:
+        Images evaluated.
+    split:
+        What they are: ``train``, ``validation``, ``test`` or ``all``; ``seen`` instead of ``test`` where some
+        of them served for fitting or choosing.
+    seen_in_training:
+        How many of them were used for fitting or choosing the model.
+    method:
+        How the answers came about, in words.
+    repeats:
+        How often each image was answered (repeated cross-validation); ``confusion`` counts every answer.
+    balanced_accuracy, macro_f1, log_loss:
+        Mean recall and mean F1 over the classes that occur; mean negative log-probability (nats).
+    classes, confusion:
+        A row a class; ``confusion[i][j]`` counts images of class i answered as class j.
+    majority:
+        The baseline.
+    quarantined:
+        Unreadable images that are not among the ``n``.
+    note:
+        What the reader must know, else empty.
+    """
+
+    accuracy: Interval
+    n: int
+    split: str
+    seen_in_training: int
+    method: str
+    repeats: int
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float
+    majority: Majority
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    quarantined: int = 0
+    note: str = ""
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.split}: {self.n:,} images, {self.method}",
+            f"  accuracy          {self.accuracy!r}; always {shown(self.majority.label)!r}: "
+            f"{self.majority.accuracy:.1%}",
+            f"  balanced accuracy {self.balanced_accuracy:.1%}, macro F1 {self.macro_f1:.1%}, "
+            f"log-loss {self.log_loss:.3f}",
+        ]
+        worst = sorted((c for c in self.classes if c.n and c.recall is not None), key=lambda c: c.recall or 0)[:3]
+        if len(self.classes) > 2 and worst:
+            named = ", ".join(f"{shown(c.label)} {c.recall:.0%} of {c.n}" for c in worst)
+            lines.append(f"  hardest classes   {named}")
+        if self.quarantined:
+            lines.append(f"  {self.quarantined:,} images can't be read and are not counted")
+        if self.note:
+            lines.append(f"  {self.note}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        def cell(value: float | None) -> str:
+            return "-" if value is None else f"{value:.1%}"
+
+        rows = "".join(f"<tr><td>{html.escape(shown(c.label))}</td><td>{c.n}</td><td>{cell(c.precision)}</td>"
+                       f"<td>{cell(c.recall)}</td><td>{cell(c.f1)}</td></tr>" for c in self.classes)
+        return (f"<pre>{html.escape(repr(self))}</pre><table><tr><th>class</th><th>images</th><th>precision</th>"
+                f"<th>recall</th><th>F1</th></tr>{rows}</table>")
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction(Record):
+    """The answer for one image, or why there is none.
+
+    ``label`` is the best class even when ``unknown`` is true; ``unknown`` is None where the model has no
+    measure of it. With an ``error`` everything else is None.
+    """
+
+    path: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    unknown: bool | None = None
+    error: str | None = None
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"{shown(self.path)}: {self.error}"
+        return f"{shown(self.path)}: {shown(self.label or '')} {self.probability:.1%}"
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions(Record, Sequence[Prediction]):
+    """Answers in the order of the input. With exactly one, ``label`` and the like are at hand directly."""
+
+    predictions: tuple[Prediction, ...]
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self.predictions)) or "no predictions"
+
+    @property
+    def errors(self) -> tuple[Prediction, ...]:
+        """Those without an answer."""
+        return tuple(p for p in self.predictions if p.error is not None)
+
+    def _only(self) -> Prediction:
+        if len(self.predictions) != 1:
+            raise UsageError(f"there are {len(self.predictions)} predictions; take one by its number first")
+        return self.predictions[0]
+
+    @property
+    def label(self) -> str | None:
+        """The best class of the one image."""
+        return self._only().label
+
+    @property
+    def probability(self) -> float | None:
+        """Its probability."""
+        return self._only().probability
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """The probability of every class for the one image."""
+        return self._only().probabilities
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(shown(p.path))}</td><td>{html.escape(shown(p.label or p.error or ''))}</td>"
+            f"<td>{'' if p.probability is None else f'{p.probability:.1%}'}</td></tr>" for p in self.predictions)
+        return f"<table><tr><th>image</th><th>label</th><th>probability</th></tr>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class FeatureCount(Record):
+    """Images that went through the network in this run, and images whose features were in the store."""
+
+    computed: int
+    reused: int
+
+
+@dataclass(frozen=True, repr=False)
+class TrainResult(Record):
+    """What a training made and how good it is.
+
+    Attributes
+    ----------
+    out:
+        The model folder.
+    strategy, backbone:
+        How was transferred, from what.
+    features:
+        Forward passes of this run, and those saved.
+    quarantined:
+        Unreadable images; ``run/quarantine.csv`` lists them with reasons.
+    validation, test:
+        Figures, or None where no image was held out.
+    seconds:
+        Wall time of the whole command, without imports.
+    head:
+        The chosen head and what else was tried.
+    findings:
+        What was seen in the data.
+    conversions:
+        How many images needed what on the way to 8-bit RGB.
+    """
+
+    out: str
+    strategy: str
+    backbone: str
+    features: FeatureCount
+    quarantined: int
+    validation: Evaluation | None
+    test: Evaluation | None
+    seconds: float
+    head: Choice
+    findings: tuple[Finding, ...] = ()
+    conversions: dict[str, int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``head`` holds what was chosen, the whole list stays in ``run/record.json``."""
+        values = super().to_dict()
+        values["head"] = {"chosen": plain(self.head.chosen), "by": self.head.by, "tried": plain(self.head.tried[:5])}
+        return values
+
+    def __repr__(self) -> str:
+        lines = [f"model {shown(self.out)} in {self.seconds:.1f} s",
+                 f"  {self.backbone}, {self.head.chosen.label} (strength {self.head.chosen.strength:.1e}, "
+                 f"chosen on {self.head.by})",
+                 f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
+                 + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
+        lines += [repr(figures) for figures in (self.validation, self.test) if figures is not None]
+        if self.test is None:
+            lines.append("no test images: the figures above chose the model and flatter it a little")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = (figures._repr_html_() for figures in (self.validation, self.test) if figures is not None)
+        return f"<pre>{html.escape(repr(self))}</pre>" + "".join(parts)

@@ -1,0 +1,74 @@
+"""``evaluate``: a saved model on given images, with the truth about which of them it knows already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft import evaluation
+from regraft.data.index import open_data
+from regraft.errors import DataError, UnknownNameError
+from regraft.features.extract import extract, feature_key
+from regraft.features.store import FeatureStore
+from regraft.model import Model, load
+from regraft.progress import Deadline, Progress
+from regraft.records.base import shown
+from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
+from regraft.records.results import Evaluation
+from regraft.settings import EvaluateSettings, size_in_bytes
+
+
+def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
+    """Run one evaluation; see :func:`regraft.evaluate`."""
+    model = load(settings.model)
+    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
+    index, split = _choose_split(index, settings.split)
+    y_N = _as_the_model_counts(index, model.classes)
+    record = model.record
+    engine = model.engine(settings.device, all_readouts=True)
+    rules = record.preprocessing
+    with FeatureStore(settings.store) as store:
+        with store.space(feature_key(rules, record.weights_digest, engine)) as space:
+            features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
+            everything = np.arange(len(features.rows))
+            P = model.head.probabilities(features.read(everything, record.head.readouts))
+        store.trim(size_in_bytes(settings.store_limit))
+    seen = model.seen.count(features.digests)
+    return evaluation.judge(
+        # What the model has seen is no test of it, whatever the folder is called.
+        P, y_N[features.rows], model.classes, split="seen" if seen and split == "test" else split, method="answers of the saved model",
+        majority=int(np.argmax(record.training_counts)), seen=seen, quarantined=len(features.quarantined),
+        note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
+
+
+def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:
+    """The images of the wanted split and its name; without a wish the test split, or all where there is none."""
+    allowed = (*SPLITS, "all")
+    if wanted is not None and wanted not in allowed:
+        raise UnknownNameError("split", wanted, allowed, f"one of {', '.join(allowed)}")
+    if wanted is None:
+        wanted = "test" if len(index.rows("test")) else "all"
+    if wanted == "all":
+        return index, wanted
+    rows = index.rows(wanted)
+    if not len(rows):
+        there = [name for name, count in index.split_counts().items() if count]
+        has = f"it has {', '.join(there)}" if there and (index.splits != NO_SPLIT).all() else "it is not divided"
+        raise DataError(f"the data has no {wanted} split ({has}); --split all takes every image")
+    return index.take(rows), wanted
+
+
+def _as_the_model_counts(index: ImageIndex, classes: Sequence[str]) -> NDArray[np.int32]:
+    """Labels in the model's numbering, by name; raises DataError for a class the model does not know."""
+    number = {name: i for i, name in enumerate(classes)}
+    counts = index.class_counts()
+    strange = [(name, int(count)) for name, count in zip(index.classes, counts, strict=True)
+               if count and name not in number]
+    if strange:
+        named = ", ".join(f"{shown(name)!r} ({count:,} images)" for name, count in strange[:5])
+        raise DataError(f"the model does not know {named}; it knows {', '.join(map(shown, classes[:10]))}"
+                        f"{', ...' if len(classes) > 10 else ''}; take the others out of the data to evaluate it")
+    renumber = np.array([number.get(name, -1) for name in index.classes], np.int32)
+    return renumber[index.y_N]

@@ -1,0 +1,109 @@
+"""The output folder of a training: claimed, continued, finished, never half a model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from regraft.errors import OutputError
+from regraft.manifest import NAME as MANIFEST
+from regraft.model import RUN
+from regraft.records.base import Record, plain
+from regraft.records.images import Quarantined
+
+_STARTED = "settings.json"
+_FORMAT = 1
+
+
+def fresh_folder(name: str) -> Path:
+    """A folder under ``runs/`` that does not exist yet, named after the data and the time."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")[:60] or "run"
+    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = (base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000)))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+class RunFolder:
+    """``OUT/run``: what a training writes besides the model. Made by :func:`claim`."""
+
+    def __init__(self, out: Path, continued: bool) -> None:
+        self.out = out
+        self.path = out / RUN
+        self.continued = continued
+
+    def write(self, name: str, record: Record | Mapping[str, Any]) -> None:
+        """Write one JSON document, whole or not at all."""
+        values = record.to_dict() if isinstance(record, Record) else plain(record)
+        write_whole(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def write_quarantine(self, quarantined: Sequence[Quarantined]) -> None:
+        """List the unreadable files with their reasons."""
+        with (self.path / "quarantine.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "reason"])
+            writer.writerows([q.path, q.reason] for q in quarantined)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside its place and rename it there."""
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(text, "utf-8", errors="surrogateescape")
+    half.replace(path)
+
+
+@contextmanager
+def claim(out: Path, settings: Mapping[str, Any], force: bool) -> Iterator[RunFolder]:
+    """Take an output folder for this process: begin in it, or continue what the same settings began.
+
+    Raises OutputError where the folder is finished (without ``force``), was begun with other settings, holds
+    something else, is in use by another process, or can't be written.
+    """
+    run = out / RUN
+    given = {"format_version": _FORMAT, "settings": plain(settings)}
+    started = _read(run / _STARTED)
+    if (out / MANIFEST).exists() and not force:
+        raise OutputError(f"{out} holds a finished model; take another --out, or replace it with --force")
+    if started is None and out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise OutputError(f"{out} is neither empty nor the folder of a run; take another --out")
+    continued = started is not None and not (out / MANIFEST).exists()
+    if continued and started != given and not force:
+        raise OutputError(f"{out} was begun with other settings ({_difference(started, given)}); say the same again, "
+                          "take another --out, or begin anew with --force")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} can't be written ({error.strerror}); take another --out") from None
+    lock = filelock.FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(f"{out} is in use by another training; wait for it, or take another --out") from None
+    except OSError as error:
+        raise OutputError(f"{out} can't be written ({error.strerror}); take another --out") from None
+    try:
+        folder = RunFolder(out, continued and started == given)
+        folder.write(_STARTED, given)
+        yield folder
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(started: Any, given: Mapping[str, Any]) -> str:
+    before, now = (started or {}).get("settings", {}), given["settings"]
+    names = sorted(set(before) | set(now))
+    return ", ".join(f"{n}: {before.get(n)!r}, now {now.get(n)!r}" for n in names if before.get(n) != now.get(n))

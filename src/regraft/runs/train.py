@@ -1,0 +1,268 @@
+"""``train``: images to index, splits, features, head, figures, model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft import evaluation, model
+from regraft.data import index as data_index
+from regraft.data import splits
+from regraft.data.view import estimate_deep_range
+from regraft.engines.contract import Engine
+from regraft.errors import DataError, MissingExtraError, StoppedError, UsageError
+from regraft.features.extract import Features, extract, feature_key
+from regraft.features.store import FeatureStore
+from regraft.heads import choose
+from regraft.heads.linear import Blocks, LinearHead, fit_head
+from regraft.progress import Deadline, Progress
+from regraft.records.heads import Choice
+from regraft.records.images import SPLITS, Finding, ImageIndex
+from regraft.records.model import ModelRecord
+from regraft.records.networks import InputSpec, Readout
+from regraft.records.plan import Plan
+from regraft.records.preprocessing import Preprocessing
+from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.runs.folder import RunFolder, claim, fresh_folder
+from regraft.settings import TrainSettings, seconds, size_in_bytes
+
+#: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
+CROSS_VALIDATED_BELOW = 2_000
+_FOLDS = 5
+_REPEATS = 2
+
+#: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
+_OPERATIONAL = ("out", "force", "store", "store_limit", "device", "time_limit", "quiet")
+
+
+def train(settings: TrainSettings, progress: Progress) -> TrainResult:
+    """Run one training; see :func:`regraft.train`."""
+    started = time.monotonic()
+    deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
+    out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
+    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
+    with claim(out, kept, settings.force) as folder:
+        if folder.continued:
+            progress.say(f"continuing in {out}")
+        try:
+            return _train(settings, folder, progress, deadline, started)
+        except StoppedError as stop:
+            raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
+
+
+def _train(settings: TrainSettings, folder: RunFolder, progress: Progress, deadline: Deadline,
+           started: float) -> TrainResult:
+    index = prepare(settings)
+    for finding in index.findings:
+        progress.say(str(finding))
+    progress.say(repr(index))
+    splits.write_splits(index, folder.path / "splits.csv")
+    network, engine, rules = _backbone(settings, index)
+    folds = _folds(settings, index)
+    plan = Plan(settings.strategy, network.name, network.digest, rules, network.readouts, folds, _REPEATS,
+                settings.seed, index.split_counts())
+    folder.write("plan.json", plan)
+    with FeatureStore(settings.store) as store:
+        with store.space(feature_key(rules, network.digest, engine)) as space:
+            features = extract(index, space, engine, rules, progress, deadline, settings.max_quarantined)
+            folder.write_quarantine(features.quarantined)
+            fitted = _fit(index, features, network.readouts, plan, progress, deadline)
+        _trim(store, size_in_bytes(settings.store_limit), progress)
+    record = ModelRecord(
+        classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
+        licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
+        training_counts=tuple(int(c) for c in fitted.training_counts))
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
+    result = TrainResult(
+        out=str(folder.out), strategy=settings.strategy, backbone=network.name,
+        features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
+        validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
+        head=fitted.choice, findings=(*index.findings, *fitted.findings), conversions=dict(features.notes))
+    folder.write("record.json", {"format_version": 1, "result": result, "tried": fitted.choice.tried,
+                                 "environment": _environment()})
+    return result
+
+
+def prepare(settings: TrainSettings) -> ImageIndex:
+    """The images in their final splits: opened, joined with the test data, limited, grouped, divided."""
+    opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links}
+    index = data_index.open_data(settings.data, **opening)
+    if settings.test is not None:
+        if len(index.rows("test")):
+            raise UsageError(f"{settings.data} has {len(index.rows('test')):,} test images of its own; leave --test "
+                             "away, or give its training folder alone")
+        index = data_index.join(index, _test_images(settings.test, opening), splits.TEST)
+    data_index.require_classes(index)
+    if settings.limit is not None:
+        index = splits.limited(index, settings.limit, settings.seed)
+    if settings.group is not None:
+        index = data_index.with_groups(index, settings.group)
+    if settings.splits is not None:
+        index = splits.apply_splits(index, Path(settings.splits))
+    test_share = None if settings.no_test or settings.test is not None else settings.test_share
+    index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed)
+    if _folds(settings, index) is None:
+        index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
+                                seed=settings.seed)
+    return index.with_findings(*splits.check_classes(index))
+
+
+def _test_images(data: str | Path, opening: dict[str, Any]) -> ImageIndex:
+    """All images of a test folder, or only its test split where it has splits."""
+    index = data_index.open_data(data, **opening)
+    rows = index.rows("test")
+    return index.take(rows) if len(rows) else index
+
+
+def _folds(settings: TrainSettings, index: ImageIndex) -> int | None:
+    """Folds of the cross-validation, or None where a validation split decides."""
+    learnable = len(index) - len(index.rows("test"))
+    return settings.folds or (_FOLDS if learnable < CROSS_VALIDATED_BELOW else None)
+
+
+def _backbone(settings: TrainSettings, index: ImageIndex) -> tuple[Any, Engine, Preprocessing]:
+    try:
+        from regraft.engines.pytorch import PyTorchEngine
+        from regraft.networks.build import load_backbone
+    except ImportError:
+        raise MissingExtraError("training", "train") from None
+    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size)
+    learn = np.flatnonzero(index.splits != splits.TEST)
+    rules = preprocessing(settings, network.input, estimate_deep_range([index.file(int(row)) for row in learn]))
+    return network, PyTorchEngine(network.module, network.readouts, rules, settings.device), rules
+
+
+def preprocessing(settings: TrainSettings, spec: InputSpec, deep_range: tuple[float, float] | None) -> Preprocessing:
+    """View 0 as the backbone was trained to see, with the settings' changes."""
+    red, green, blue = (round(255 * mean) for mean in spec.mean)
+    return Preprocessing(
+        size=settings.size or spec.size, fit=settings.fit, crop_fraction=spec.crop_fraction,
+        interpolation=spec.interpolation, pad_colour=(red, green, blue), deep_range=deep_range,
+        mean=spec.mean, std=spec.std)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    head: LinearHead
+    choice: Choice
+    validation: Evaluation | None
+    test: Evaluation | None
+    seen: model.SeenImages
+    training_counts: NDArray[np.int64]
+    findings: tuple[Finding, ...]
+
+
+def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], plan: Plan, progress: Progress,
+         deadline: Deadline) -> _Fitted:
+    """Choose and fit the head, measure it; positions count the readable images."""
+    readable = index.take(features.rows)
+    data_index.require_classes(readable)
+    gone = tuple(splits.check_classes(readable))
+    test = readable.rows("test")
+    names = [readout.name for readout in readouts]
+    if plan.folds is not None:
+        learn = np.flatnonzero(readable.splits != splits.TEST)
+        head, choice, validation = _by_folds(readable, features, learn, names, plan, progress)
+        seen = _digests(features, learn, learn[:0])
+    else:
+        learn, held = readable.rows("train"), readable.rows("validation")
+        head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress)
+        seen = _digests(features, learn, held)
+    deadline.check(lambda: "all features are kept, the head is not")
+    counts = readable.class_counts(learn)
+    majority = int(counts.argmax())
+    figures = None
+    if len(test):
+        P = head.probabilities(features.read(test, head.settings.readouts))
+        twins = seen.count(features.digests[i] for i in test)
+        figures = evaluation.judge(
+            P, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
+            majority=majority, seen=twins, quarantined=len(index.rows("test")) - len(test),
+            note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
+    return _Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+
+
+def _blocks(features: Features, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
+    return {name: features.read(rows, [name]) for name in names}
+
+
+def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64], names: Sequence[str], plan: Plan,
+              progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
+    """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
+    assert plan.folds is not None
+    y, classes = readable.y_N[learn], len(readable.classes)
+    groups = None if readable.groups is None else readable.groups[learn]
+    blocks = _blocks(features, learn, names)
+    divisions = choose.divide(y, groups, plan.folds, plan.seed)
+    by = f"{len(divisions)}-fold cross-validation"
+    progress.say(f"choosing the head by {by}")
+    choice = choose.choose(blocks, y, classes, divisions, by, names)
+    head = fit_head({n: blocks[n] for n in choice.chosen.readouts}, y, classes, choice.chosen)
+    if not divisions:
+        return head, choice, None
+    with progress.task("cross-validating", len(divisions) * plan.repeats) as task:
+        answers = choose.cross_validate(blocks, y, groups, classes, names, number=plan.folds, repeats=plan.repeats,
+                                        seed=plan.seed, done=task.advance)
+    held = np.concatenate([rows for rows, _ in answers])
+    never = len(learn) - len(np.unique(held))
+    note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
+    validation = evaluation.judge(
+        np.concatenate([P for _, P in answers]), y[held], readable.classes, split="validation",
+        method=f"{plan.folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold",
+        majority=int(np.bincount(y).argmax()), repeats=plan.repeats, note=note)
+    return head, choice, validation
+
+
+def _by_split(readable: ImageIndex, features: Features, learn: NDArray[np.int64], held: NDArray[np.int64],
+              names: Sequence[str], plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation]:
+    """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
+    y_N, classes = readable.y_N, len(readable.classes)
+    by = "the validation split"
+    progress.say(f"choosing the head by {by}")
+    few, few_held = (choose.choosing_rows(y_N, rows, plan.seed) for rows in (learn, held))
+    both = np.concatenate([few, few_held])
+    division = (np.arange(len(few)), np.arange(len(few), len(both)))
+    choice = choose.choose(_blocks(features, both, names), y_N[both], classes, [division], by, names)
+    chosen = choice.chosen
+    blocks = _blocks(features, learn, chosen.readouts)
+    of_held = _blocks(features, held, chosen.readouts)
+    if len(few) < len(learn):
+        chosen = choose.strength_for_all(blocks, y_N[learn], of_held, y_N[held], classes, chosen)
+        choice = dataclasses.replace(choice, chosen=chosen)
+    head = fit_head(blocks, y_N[learn], classes, chosen)
+    P = head.probabilities(np.concatenate([of_held[name] for name in chosen.readouts], 1))
+    return head, choice, evaluation.judge(
+        P, y_N[held], readable.classes, split="validation", method="held out from fitting, used for choosing",
+        majority=int(np.bincount(y_N[learn]).argmax()))
+
+
+def _digests(features: Features, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
+    return model.SeenImages(frozenset(features.digests[i] for i in learn),
+                            frozenset(features.digests[i] for i in held))
+
+
+def _trim(store: FeatureStore, limit: int, progress: Progress) -> None:
+    freed = store.trim(limit)
+    if freed:
+        progress.say(f"feature store: {freed / 2**20:,.0f} MiB of the least recently used features deleted")
+
+
+def _environment() -> dict[str, str]:
+    """Versions that decide figures; no names of users or machines."""
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **found}

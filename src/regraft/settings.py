@@ -1,0 +1,352 @@
+"""Every setting of every command, declared once: type, default, range, unit and help.
+
+A command's settings are the fields of one frozen dataclass. Python (:func:`takes`), the command line and
+the documentation derive their signatures from it; ``check`` refuses bad values, all of them at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+from regraft.errors import SettingsError
+
+Fit = Literal["crop", "pad", "squash"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Layout = Literal["auto", "classes", "splits"]
+Strategy = Literal["features"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is said about one setting besides its type and default.
+
+    Parameters
+    ----------
+    help:
+        One sentence, for ``--help``, the documentation and error messages.
+    ge, le:
+        Smallest and largest allowed value, both included.
+    gt, lt:
+        The same, the bound itself excluded.
+    metavar:
+        The word that stands for the value on the command line.
+    positional:
+        True for what the command is about; it is given without a name.
+    """
+
+    help: str
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    lt: float | None = None
+    metavar: str | None = None
+    positional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        """Why a number is out of range, or None."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        bounds = ((self.ge, "at least", "__ge__"), (self.le, "at most", "__le__"),
+                  (self.gt, "more than", "__gt__"), (self.lt, "less than", "__lt__"))
+        broken = not math.isfinite(value) or any(
+            bound is not None and not getattr(float(value), op)(float(bound)) for bound, _, op in bounds
+        )
+        return f"{self.range}" if broken else None
+
+    @property
+    def range(self) -> str:
+        """The allowed range in words, empty without one."""
+        pairs = ((self.ge, "at least"), (self.gt, "more than"), (self.le, "at most"), (self.lt, "less than"))
+        return " and ".join(f"{words} {bound:g}" for bound, words in pairs if bound is not None)
+
+
+_DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>s|m|h)?")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str | float) -> float:
+    """Seconds of a duration such as ``90``, ``"90s"``, ``"5m"`` or ``"1.5h"``; raises SettingsError."""
+    if isinstance(text, str):
+        match = _DURATION.fullmatch(text.strip())
+        if match is None:
+            raise SettingsError([f"time_limit: {text!r} is no duration; write it as 90s, 5m or 1h"])
+        value = float(match["number"]) * _SECONDS[match["unit"] or "s"]
+    else:
+        value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError([f"time_limit: {text!r} is not allowed; it must be more than 0 seconds"])
+    return value
+
+
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?i?B?)", re.IGNORECASE)
+
+
+def size_in_bytes(text: str | int) -> int:
+    """Bytes of a size such as ``"20GB"``, ``"512M"`` or a plain number; raises SettingsError."""
+    if isinstance(text, int):
+        return text
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise SettingsError([f"store_limit: {text!r} is no size; write it as 20GB or 512MB"])
+    unit = match["unit"].upper().rstrip("B").rstrip("I")
+    return int(float(match["number"]) * 1024 ** " KMGT".index(unit or " "))
+
+
+Data = Annotated[str | Path, Setting(
+    "A folder of class folders or of splits, a CSV or Parquet table, or torchvision:NAME.",
+    metavar="DATA", positional=True)]
+ModelPath = Annotated[str | Path, Setting("A model folder that train wrote.", metavar="MODEL", positional=True)]
+Group = Annotated[str | None, Setting(
+    "What must stay on one side of a split: a table's column, 'parent' (the file's folder) or a regular "
+    "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
+Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
+DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
+Store = Annotated[str | Path | None, Setting(
+    "Folder of the feature store; by default REGRAFT_STORE or a folder in your cache.", metavar="DIR")]
+StoreLimit = Annotated[str, Setting("Size limit of the feature store; least recently used features go first.",
+                                    metavar="SIZE")]
+FollowLinks = Annotated[bool, Setting("Follow links that lead out of the data folder.")]
+LayoutSetting = Annotated[Layout, Setting(
+    "What the sub-folders of a data folder are; 'auto' takes names such as train and val for splits.")]
+Quiet = Annotated[bool, Setting("Say nothing but the result.")]
+MaxQuarantined = Annotated[float, Setting(
+    "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of ``train``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
+    test: Annotated[str | Path | None, Setting(
+        "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
+    backbone: Annotated[str, Setting(
+        "The pre-trained network; `regraft backbones` lists them.", metavar="NAME")] = "efficientnet_lite0"
+    weights: Annotated[str | Path | None, Setting(
+        "A local .safetensors or .pth file with the backbone's weights.", metavar="FILE")] = None
+    strategy: Annotated[Strategy, Setting(
+        "How to transfer: 'features' freezes the backbone and solves a head on its features.")] = "features"
+    fit: Annotated[Fit, Setting(
+        "How a picture becomes the network's square: crop its centre, pad it, or squash it.")] = "crop"
+    size: Annotated[int | None, Setting(
+        "Side of the network's input in pixels; by default the backbone's own.", ge=32, le=1024)] = None
+    folds: Annotated[int | None, Setting(
+        "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
+    group: Group = None
+    splits: Annotated[str | Path | None, Setting(
+        "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
+    limit: Annotated[int | None, Setting("Take at most this many images a class, seeded.", ge=1)] = None
+    test_share: Annotated[float, Setting(
+        "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
+    validation_share: Annotated[float, Setting(
+        "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
+    no_test: Annotated[bool, Setting("Split off no test images; every image is used for fitting.")] = False
+    seed: Seed = 0
+    time_limit: Annotated[str | float | None, Setting(
+        "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")] = None
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.time_limit is not None:
+            seconds(self.time_limit)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of ``evaluate``."""
+
+    model: ModelPath
+    data: Data
+    _: dataclasses.KW_ONLY
+    split: Annotated[str | None, Setting(
+        "Which split of the data: train, validation, test or all; by default test where there is one, "
+        "else all.", metavar="NAME")] = None
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSettings:
+    """Settings of ``predict``."""
+
+    model: ModelPath
+    paths: Annotated[str | Path | Sequence[str | Path], Setting(
+        "Image files, or folders of them.", metavar="PATH...", positional=True)]
+    _: dataclasses.KW_ONLY
+    csv: Annotated[str | Path | None, Setting("Write the predictions to this CSV file too.", metavar="F")] = None
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class BackbonesSettings:
+    """Settings of ``backbones``."""
+
+    name: Annotated[str | None, Setting(
+        "One backbone, to see all about it, or a pattern such as 'resnet*'.", metavar="NAME",
+        positional=True)] = None
+    _: dataclasses.KW_ONLY
+    offline: Annotated[bool, Setting("List only what runs without a download.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Settings of ``store``."""
+
+    store: Store = None
+    clear: Annotated[bool, Setting("Delete every feature that no running command uses.")] = False
+    store_limit: Annotated[str | None, Setting(
+        "Delete the least recently used features until the store is this small.", metavar="SIZE")] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.store_limit is not None:
+            size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Settings of ``demo``."""
+
+    out: Annotated[str | Path | None, Setting(
+        "Where the digits and the model go; by default a fresh folder under runs/.", metavar="OUT")] = None
+    store: Store = None
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """One field of a settings class, as the command line and the documentation need it."""
+
+    name: str
+    type: Any
+    default: Any
+    setting: Setting
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The allowed words, empty where any value of the type goes."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def option(self) -> str:
+        """The option's name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+def declared(settings: type[Any]) -> Iterator[Declared]:
+    """The settings of a class in the order of their declaration."""
+    hints = typing.get_type_hints(settings, include_extras=True)
+    for field in dataclasses.fields(settings):
+        annotated, setting = get_args(hints[field.name])
+        yield Declared(field.name, annotated, field.default, setting)
+
+
+def check(settings: object) -> None:
+    """Raise SettingsError with a line for every value of the wrong type or out of range."""
+    problems = []
+    for item in declared(type(settings)):
+        value = getattr(settings, item.name)
+        if item.setting.positional or (value == item.default and type(value) is type(item.default)):
+            continue
+        problem = _type_problem(item, value) or item.setting.problem(value)
+        if problem:
+            problems.append(f"{item.name}: {value!r} is not allowed; it must be {problem}")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _type_problem(item: Declared, value: object) -> str | None:
+    if item.choices:
+        return None if value in item.choices else "one of " + ", ".join(item.choices)
+    kinds = get_args(item.type) or (item.type,)
+    if isinstance(value, bool):
+        fits = bool in kinds
+    elif isinstance(value, int):
+        fits = int in kinds or float in kinds
+    elif isinstance(value, str):
+        fits = str in kinds or Path in kinds
+    else:
+        fits = isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
+    if fits:
+        return None
+    names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
+    words = [names[kind] for kind in kinds if kind in names] + (["None"] if type(None) in kinds else [])
+    bounds = f" {item.setting.range}" if item.setting.range else ""
+    return " or ".join(words) + bounds
+
+
+_P = ParamSpec("_P")
+_S = TypeVar("_S")
+_R = TypeVar("_R")
+
+
+def takes(settings: Callable[_P, _S]) -> Callable[[Callable[[_S], _R]], Callable[_P, _R]]:
+    """Turn ``f(settings)`` into ``f(data, *, seed=0, ...)`` with the fields of the settings class.
+
+    Type checkers, ``help()`` and notebooks see the arguments; the declaration stays in one place.
+    """
+    parameters = inspect.signature(settings).parameters
+
+    def wrap(function: Callable[[_S], _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def door(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            unknown = [name for name in kwargs if name not in parameters]
+            if unknown:
+                raise SettingsError([_unknown(name, list(parameters)) for name in unknown])
+            return function(settings(*args, **kwargs))
+
+        returns = inspect.signature(function).return_annotation
+        door.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            list(parameters.values()), return_annotation=returns
+        )
+        door.settings = settings  # type: ignore[attr-defined]
+        return door
+
+    return wrap
+
+
+def _unknown(given: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(given, known, n=1)
+    advice = f"did you mean {nearest[0]!r}?" if nearest else "the settings are " + ", ".join(known)
+    return f"{given}: no such setting; {advice}"
