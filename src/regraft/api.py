@@ -73,8 +73,8 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 def predict(settings: PredictSettings) -> Predictions:
     """Answer images with a model.
 
-    Label and probabilities of each, in input order. An unreadable image is an answer with its ``error``; the others are answered. Raises ModelError
-    (TamperedError) for an unusable model.
+    Label and probabilities of each, in input order. An unreadable image is an answer with its ``error``; the
+    others are answered. Raises ModelError (TamperedError) for an unusable model.
     """
     paths = settings.paths if isinstance(settings.paths, Sequence) else [settings.paths]
     answers = load(settings.model).predict(

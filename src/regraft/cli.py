@@ -10,7 +10,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import typer
@@ -43,7 +42,11 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
     settings = list(declared(function.settings))  # type: ignore[attr-defined]
 
     def run(*, json_document: bool, **values: Any) -> None:
-        result = function(**{item.name: values[item.name] for item in settings})
+        try:
+            result = function(**{item.name: values[item.name] for item in settings})
+        except KeyboardInterrupt as stop:  # caught here: typer would end the process without a word
+            Lines().say("stopped; the features computed so far are kept, and the same command uses them")
+            raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
         _print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if json_document else repr(result))
         if getattr(result, "errors", ()):
             raise typer.Exit(1)
@@ -59,6 +62,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
 def _parameter(item: Declared) -> inspect.Parameter:
     """One setting as a typer argument or option."""
     setting = item.setting
+    help_ = setting.help + (f" [{setting.range}]" if setting.gt is not None or setting.lt is not None else "")
     limits: dict[str, Any] = {}
     kinds = [kind for kind in get_args(item.type) or (item.type,) if kind is not type(None)]
     if item.choices:
@@ -72,9 +76,9 @@ def _parameter(item: Declared) -> inspect.Parameter:
     if item.default is None:
         annotation = annotation | None
     if setting.positional:
-        info: Any = typer.Argument(help=setting.help, metavar=setting.metavar)
+        info: Any = typer.Argument(help=help_, metavar=setting.metavar)
     else:
-        info = typer.Option(item.option, help=setting.help, metavar=setting.metavar, **limits)
+        info = typer.Option(item.option, help=help_, metavar=setting.metavar, **limits)
     default = inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default,
                              annotation=Annotated[annotation, info])
@@ -90,8 +94,12 @@ def _print(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to end a command as gently as Ctrl-C does."""
+
+
 def _terminate(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+    raise _Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,13 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(args=None if arguments is None else list(arguments))
+        app(args=None if arguments is None else list(arguments), prog_name="regraft")
     except RegraftError as error:
         Lines().say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Lines().say("stopped; what is computed is kept, and the same command goes on from there")
-        sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from regraft import metrics
 from regraft.errors import DataError
+from regraft.records.images import Quarantined
 from regraft.records.results import ClassFigures, Evaluation, Interval, Majority
 
 
 def judge(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], classes: Sequence[str], *, split: str, method: str,
-          majority: int, seen: int = 0, repeats: int = 1, quarantined: int = 0, note: str = "") -> Evaluation:
+          majority: int, seen: int = 0, repeats: int = 1, unreadable: Sequence[Quarantined] = (),
+          note: str = "") -> Evaluation:
     """Figures of N answers.
 
     With ``repeats``, rows are answers and each image has that many; intervals count images, not answers.
@@ -38,7 +40,7 @@ def judge(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], classes: Sequence[s
                          _number(f1[k]))
             for k, name in enumerate(classes)),
         confusion=tuple(tuple(int(count) for count in row) for row in matrix),
-        quarantined=quarantined, note=note,
+        quarantined=len(unreadable), unreadable=tuple(unreadable), note=note,
     )
 
 

@@ -72,7 +72,8 @@ def _listed(folder: Path, text: str) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         raise changed from None
     if isinstance(parsed, dict) and parsed.get("format_version") not in (_FORMAT, None):
-        raise ModelError(f"{folder / NAME} has format_version {parsed['format_version']!r}, this Regraft reads {_FORMAT}")
+        raise ModelError(f"{folder / NAME} has format_version {parsed['format_version']!r}; this Regraft reads "
+                         f"{_FORMAT}")
     plain = isinstance(files, dict) and all(
         isinstance(digest, str) and name == Path(name).name and name not in ("", ".", "..", NAME)
         for name, digest in files.items())

@@ -205,7 +205,7 @@ class Notebook(Lines):
 
         shown = {"text/plain": "\n".join(lines)}
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(shown, raw=True, display_id=True)
         else:
             self._handle.update(shown, raw=True)
 

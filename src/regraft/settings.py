@@ -66,7 +66,11 @@ class Setting:
     def range(self) -> str:
         """The allowed range in words, empty without one."""
         pairs = ((self.ge, "at least"), (self.gt, "more than"), (self.le, "at most"), (self.lt, "less than"))
-        return " and ".join(f"{words} {bound:g}" for bound, words in pairs if bound is not None)
+        return " and ".join(f"{words} {_number(bound)}" for bound, words in pairs if bound is not None)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if float(value).is_integer() and abs(value) >= 1 else f"{value:g}"
 
 
 _DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>s|m|h)?")
@@ -147,12 +151,13 @@ class TrainSettings:
     group: Group = None
     splits: Annotated[str | Path | None, Setting(
         "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
-    limit: Annotated[int | None, Setting("Take at most this many images a class, seeded.", ge=1)] = None
+    limit: Annotated[int | None, Setting(
+        "Take at most this many images of each class (and split, where the data has some), seeded.", ge=1)] = None
     test_share: Annotated[float, Setting(
         "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
     validation_share: Annotated[float, Setting(
         "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
-    no_test: Annotated[bool, Setting("Split off no test images; every image is used for fitting.")] = False
+    no_test: Annotated[bool, Setting("Split off no test images; they serve for learning too.")] = False
     seed: Seed = 0
     time_limit: Annotated[str | float | None, Setting(
         "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")] = None
@@ -182,6 +187,8 @@ class EvaluateSettings:
     split: Annotated[str | None, Setting(
         "Which split of the data: train, validation, test or all; by default test where there is one, "
         "else all.", metavar="NAME")] = None
+    splits: Annotated[str | Path | None, Setting(
+        "The splits.csv of a run: which images of the same data are in which split.", metavar="FILE")] = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
@@ -201,7 +208,7 @@ class PredictSettings:
 
     model: ModelPath
     paths: Annotated[str | Path | Sequence[str | Path], Setting(
-        "Image files, or folders of them.", metavar="PATH...", positional=True)]
+        "Image files, or folders of them.", metavar="PATH", positional=True)]
     _: dataclasses.KW_ONLY
     csv: Annotated[str | Path | None, Setting("Write the predictions to this CSV file too.", metavar="F")] = None
     follow_links: FollowLinks = False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from regraft.data import listing
 from regraft.data.named import materialise
-from regraft.data.table import TABLE_ENDINGS, read_table
+from regraft.data.table import TABLE_ENDINGS, one_name, read_table
 from regraft.errors import DataError, UsageError
 from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, Finding, ImageIndex, IndexBuilder
@@ -42,14 +43,15 @@ def open_data(data: str | Path, *, layout: Layout = "auto", group: str | None = 
     if text.startswith("torchvision:"):
         index = _open_folder(materialise(text.removeprefix("torchvision:")), "splits", follow_links)
     else:
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise DataError(f"{shown(text)} does not exist; give a folder of class folders, a CSV table or "
-                            "torchvision:NAME")
-        if path.suffix.lower() in TABLE_ENDINGS:
-            index = read_table(path)
-        elif path.is_dir():
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's raises for an unknown user
+        # os.path's: Path.exists raises for a name that is too long.
+        if not text or not os.path.exists(path):  # noqa: PTH110
+            raise DataError(f"{shown(text) or 'an empty name'} does not exist; give a folder of class folders, a "
+                            "CSV table or torchvision:NAME")
+        if path.is_dir():
             index = _open_folder(path, layout, follow_links)
+        elif path.suffix.lower() in TABLE_ENDINGS and path.is_file():
+            index = read_table(path)
         else:
             raise DataError(f"{shown(text)} is no folder and no table ({', '.join(TABLE_ENDINGS)})")
     _refuse_conflicts(index)
@@ -62,8 +64,8 @@ def require_classes(index: ImageIndex, at_least: int = 2) -> None:
     if len(index.classes) < at_least:
         names = f": {', '.join(map(shown, index.classes))}" if index.classes else ""
         raise DataError(
-            f"{shown(index.roots[0])} holds images of {len(index.classes)} class{names}; a classifier needs at "
-            "least 2 class folders with images in them"
+            f"{shown(index.roots[0])} holds images of {len(index.classes)} class{names}; a classifier needs "
+            f"images of at least {at_least} classes"
         )
 
 
@@ -72,6 +74,7 @@ def _open_folder(folder: Path, layout: Layout, follow_links: bool) -> ImageIndex
     root = folder.resolve()
     names = listing.subfolders(root, root, seen, follow_links)
     in_root = listing.direct_pictures(root, seen)
+    unused: list[str] = []
     split_of = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
     if layout == "auto":
         layout = _guess_layout(folder, names, split_of)
@@ -79,7 +82,9 @@ def _open_folder(folder: Path, layout: Layout, follow_links: bool) -> ImageIndex
     empty: list[str] = []
     if layout == "splits":
         if not split_of:
-            raise DataError(f"{shown(str(folder))} has no split folders (train, val, test)")
+            raise DataError(f"{shown(str(folder))} has no split folders (train, val, test); leave --layout away "
+                            "or say --layout classes")
+        unused = [name for name in names if name not in split_of]
         for name, split in split_of.items():
             for label in listing.subfolders(root / name, root, seen, follow_links):
                 _add_class(builder, root, f"{name}/{label}", label, split, seen, follow_links, empty)
@@ -91,7 +96,7 @@ def _open_folder(folder: Path, layout: Layout, follow_links: bool) -> ImageIndex
         what = (f"{len(in_root)} images lie in it, but in no class folder; make one folder a class"
                 if in_root else "no class folder with images in it was found")
         raise DataError(f"{shown(str(folder))}: {what}")
-    return builder.build([*seen.findings(), *_folder_findings(in_root, empty)])
+    return builder.build([*seen.findings(), *_folder_findings(in_root, empty, unused)])
 
 
 def _guess_layout(folder: Path, names: Sequence[str], split_of: dict[str, int]) -> Layout:
@@ -101,15 +106,15 @@ def _guess_layout(folder: Path, names: Sequence[str], split_of: dict[str, int]) 
     if others:
         raise DataError(
             f"{shown(str(folder))} holds split folders ({', '.join(map(shown, split_of))}) and others "
-            f"({', '.join(map(shown, others[:5]))}); move the others away, or say --layout classes or --layout splits"
+            f"({', '.join(map(shown, others[:5]))}); move the others away, or say --layout classes or "
+            "--layout splits"
         )
     return "splits"
 
 
 def _add_class(builder: IndexBuilder, root: Path, folder: str, label: str, split: int, seen: listing.Seen,
                follow_links: bool, empty: list[str]) -> None:
-    # One name, however a system composes its accents.
-    name = unicodedata.normalize("NFC", label)
+    name = one_name(label)
     before = len(builder)
     for path in listing.pictures(root / folder, root, seen, follow_links):
         builder.add(f"{folder}/{path}", (name,), split)
@@ -117,14 +122,18 @@ def _add_class(builder: IndexBuilder, root: Path, folder: str, label: str, split
         empty.append(folder)
 
 
-def _folder_findings(in_root: Sequence[str], empty: Sequence[str]) -> Iterable[Finding]:
+def _folder_findings(in_root: Sequence[str], empty: Sequence[str], unused: Sequence[str]) -> Iterable[Finding]:
     if in_root:
         yield Finding("outside_classes", len(in_root),
                       f"{len(in_root):,} images lie in no class folder and are not used", tuple(in_root[:5]))
     if empty:
         names = ", ".join(map(shown, empty[:5]))
-        yield Finding("empty_classes", len(empty), f"{len(empty):,} folders hold no images and are no class here: "
-                      f"{names}", tuple(empty[:5]))
+        yield Finding("empty_classes", len(empty), f"{len(empty):,} folders hold no images and are no class "
+                      f"here: {names}", tuple(empty[:5]))
+    if unused:
+        names = ", ".join(map(shown, unused[:5]))
+        yield Finding("unused_folders", len(unused), f"{len(unused):,} folders are no split and are not used: "
+                      f"{names}", tuple(unused[:5]))
 
 
 def _alike_names(classes: Sequence[str]) -> list[Finding]:
@@ -133,21 +142,21 @@ def _alike_names(classes: Sequence[str]) -> list[Finding]:
     for name in classes:
         alike.setdefault(name.strip().casefold(), []).append(name)
     return [
-        Finding("alike_names", len(names), f"classes {' and '.join(repr(shown(n)) for n in names)} differ only by "
-                "case or spaces; they are kept apart", tuple(names))
+        Finding("alike_names", len(names), f"classes {' and '.join(repr(n) for n in names)} differ only "
+                "by case or spaces; they are kept apart", tuple(names))
         for names in alike.values() if len(names) > 1
     ]
 
 
 def _refuse_conflicts(index: ImageIndex) -> None:
     """A path may stand in a table once: twice would leak over splits or contradict itself."""
-    digests = np.fromiter((hash((int(root), path)) for root, path in zip(index.root_ids, index.paths, strict=True)),
-                          np.int64, len(index))
+    keys = zip(index.root_ids, index.paths, strict=True)
+    digests = np.fromiter((hash((int(root), path)) for root, path in keys), np.int64, len(index))
     _, first, counts = np.unique(digests, return_index=True, return_counts=True)
     if (counts > 1).any():
-        row = int(first[np.argmax(counts > 1)])
-        raise DataError(f"{shown(index.paths[row])} is listed more than once ({(counts > 1).sum():,} such paths); "
-                        "one row an image")
+        row = int(first[counts > 1].min())
+        raise DataError(f"{shown(index.paths[row])} is listed more than once ({(counts > 1).sum():,} such "
+                        "paths); leave one row an image")
 
 
 def with_groups(index: ImageIndex, group: str) -> ImageIndex:
@@ -155,7 +164,7 @@ def with_groups(index: ImageIndex, group: str) -> ImageIndex:
     if group in index.columns:
         keys: list[str] = list(index.columns[group])
     elif group == "parent":
-        keys = [path.rpartition("/")[0] for path in index.paths]
+        keys = [f"{root}:{path.rpartition('/')[0]}" for root, path in zip(index.root_ids, index.paths, strict=True)]
     else:
         keys = _groups_by_pattern(index, group)
     # An image without a group is a group of its own.
@@ -166,7 +175,7 @@ def with_groups(index: ImageIndex, group: str) -> ImageIndex:
     found = [Finding("groups", len(numbers), f"{len(numbers):,} groups by --group {shown(group)}")]
     if alone:
         found.append(Finding("ungrouped", alone, f"{alone:,} images have no group and count as one each"))
-    grouped = ImageIndex(**{**_fields(index), "groups": ids})
+    grouped = replace(index, groups=ids)
     return grouped.with_findings(*found, *_torn_groups(grouped))
 
 
@@ -175,12 +184,12 @@ def _groups_by_pattern(index: ImageIndex, pattern: str) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"group: {pattern!r} is no column ({columns}), not 'parent', and no regular expression "
-                         f"({error})") from None
+        raise UsageError(f"group: {pattern!r} is no column ({columns}), not 'parent', and no regular "
+                         f"expression ({error})") from None
     matches = [compiled.search(path) for path in index.paths]
     if not any(matches):
         raise UsageError(f"group: {pattern!r} is no column ({columns}) and matches no path, such as "
-                         f"{shown(index.paths[0])!r}")
+                         f"{index.paths[0]!r}")
     return [(m.group(1) if compiled.groups else m.group()) or "" if m else "" for m in matches]
 
 
@@ -196,12 +205,11 @@ def _torn_groups(index: ImageIndex) -> list[Finding]:
                     f"{' and '.join(SPLITS[1:])} will look better than they are")]
 
 
-def _fields(index: ImageIndex) -> dict[str, object]:
-    return {name: getattr(index, name) for name in index.__dataclass_fields__}
-
-
 def join(first: ImageIndex, second: ImageIndex, split: int) -> ImageIndex:
-    """The first index and, in one given split, all images of the second; classes by name."""
+    """The first index and, in one given split, all images of the second; classes by name.
+
+    Groups are told of the joined images, afterwards.
+    """
     shift = len(first.roots)
     if shift + len(second.roots) > np.iinfo(np.uint8).max:
         raise DataError("too many data roots")

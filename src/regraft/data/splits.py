@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,29 +45,46 @@ def holdout(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, share: f
 def folds(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, number: int, seed: int) -> NDArray[np.int8]:
     """The fold in which each image is held out, int8 [N]; -1 where it never is.
 
-    An image (or group) that is the only one of its class stays in training in every fold.
+    An image (or group) that is the only one of its class stays in training in every fold; so does one group of
+    a class whose groups would all be held out in the same fold.
     """
-    groups = np.arange(len(y_N)) if groups_N is None else groups_N
-    pairs = np.unique(np.stack([y_N, groups], 1), axis=0)
-    groups_of_class = np.bincount(pairs[:, 0])
-    pinned = np.isin(groups, pairs[groups_of_class[pairs[:, 0]] < 2, 1])
-    assigned = np.full(len(y_N), -1, np.int8)
-    free = np.flatnonzero(~pinned)
+    rng = np.random.default_rng(seed)
     if groups_N is None:
-        assigned[free] = _stratified(y_N[free], number, np.random.default_rng(seed))
-    elif len(free):
-        from sklearn.model_selection import StratifiedGroupKFold
+        assigned = np.full(len(y_N), -1, np.int8)
+        free = np.flatnonzero(np.bincount(y_N)[y_N] > 1)
+        assigned[free] = _stratified(y_N[free], number, rng)
+        return assigned
+    members = _members(groups_N)
+    dealt_G = _deal_groups(y_N, members, number, rng)
+    group_N = np.empty(len(y_N), np.int64)
+    for group, rows in enumerate(members):
+        group_N[rows] = group
+    pairs = np.unique(np.stack([y_N, group_N], 1), axis=0)
+    for holding in np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1):
+        where = set(dealt_G[holding].tolist())
+        if len(where) == 1 and -1 not in where:
+            dealt_G[min(holding, key=lambda group: len(members[group]))] = -1
+    return dealt_G[group_N]
 
-        splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            # Classes with fewer groups than folds are held out in some folds only, which is what we want.
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                for fold, (_, rows) in enumerate(splitter.split(free, y_N[free], groups[free])):
-                    assigned[free[rows]] = fold
-            except ValueError as error:
-                raise DataError(f"the groups can't be dealt into {number} folds: {error}") from None
-    return assigned
+
+def _deal_groups(y_N: NDArray[np.int32], members: list[NDArray[np.int64]], number: int,
+                 rng: np.random.Generator) -> NDArray[np.int8]:
+    """The fold of each group, int8 [G]: large ones first, each to where its classes are rarest so far.
+
+    Rare is meant as a share of the class; among equals the smallest fold is taken.
+    """
+    totals_K = np.maximum(np.bincount(y_N), 1)
+    order = rng.permutation(len(members))
+    order = order[np.argsort([-len(members[group]) for group in order], kind="stable")]
+    held_FK = np.zeros((number, len(totals_K)))
+    dealt_G = np.empty(len(members), np.int8)
+    for group in order:
+        adds_K = np.bincount(y_N[members[group]], minlength=len(totals_K))
+        crowding_F = held_FK @ (adds_K / totals_K**2)
+        fold = np.lexsort([held_FK.sum(1), crowding_F])[0]
+        held_FK[fold] += adds_K
+        dealt_G[group] = fold
+    return dealt_G
 
 
 def _stratified(y_N: NDArray[np.int32], number: int, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -88,11 +104,8 @@ def _members(groups_N: NDArray[np.int32]) -> list[NDArray[np.int64]]:
 def limited(index: ImageIndex, limit: int, seed: int) -> ImageIndex:
     """At most ``limit`` images of each class in each split, seeded."""
     rng = np.random.default_rng(seed)
-    keep: list[NDArray[np.int64]] = []
-    for split in np.unique(index.splits):
-        for label in range(len(index.classes)):
-            rows = np.flatnonzero((index.splits == split) & (index.y_N == label))
-            keep.append(rng.permutation(rows)[:limit])
+    parts = index.splits.astype(np.int64) * len(index.classes) + index.y_N
+    keep = [rng.permutation(np.flatnonzero(parts == part))[:limit] for part in np.unique(parts)]
     rows = np.sort(np.concatenate(keep))
     return index.take(rows).with_findings(
         Finding("limited", len(rows), f"{len(rows):,} of {len(index):,} images are used (--limit {limit})"))
@@ -116,16 +129,15 @@ def complete(index: ImageIndex, *, validation_share: float | None, test_share: f
 def check_classes(index: ImageIndex) -> Iterator[Finding]:
     """Raise DataError for a class that can't be learned; tell which classes a split does not measure."""
     counts = {name: index.class_counts(index.rows(name)) for name in SPLITS}
-    unlearned = [index.classes[k] for k in np.flatnonzero(counts["train"] + counts["validation"] == 0)]
-    if unlearned:
-        raise DataError(
-            f"{_names(unlearned)} {'has' if len(unlearned) == 1 else 'have'} images in test but none to learn from; "
-            "add some, or take the class away"
-        )
-    only_validation = [index.classes[k] for k in np.flatnonzero(counts["train"] == 0)]
-    if only_validation:
-        raise DataError(f"{_names(only_validation)} has images in validation but none in training; add some, or take "
-                        "the class away")
+    unlearned = counts["train"] == 0
+    for where in ("validation", "test"):
+        names = [index.classes[k] for k in np.flatnonzero(unlearned & (counts[where] > 0))]
+        if names:
+            raise DataError(f"{_names(names)} {_have(names)} images in {where} but none in training to learn from; "
+                            "add some, or take the class away")
+    if unlearned.any():
+        names = [index.classes[k] for k in np.flatnonzero(unlearned)]
+        raise DataError(f"{_names(names)} {_have(names)} no images that can be read; add some, or take the class away")
     for name in SPLITS[1:]:
         missing = [index.classes[k] for k in np.flatnonzero(counts[name] == 0)]
         if missing and len(missing) < len(index.classes):
@@ -133,9 +145,13 @@ def check_classes(index: ImageIndex) -> Iterator[Finding]:
                           f"figures say nothing about them: {_names(missing)}", tuple(missing[:5]))
 
 
+def _have(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(repr(shown(name)) for name in names[:5]) + more
+    return ", ".join(repr(name) for name in names[:5]) + more
 
 
 _COLUMNS = ("root", "path", "label", "split", "group")
@@ -154,23 +170,38 @@ def write_splits(index: ImageIndex, file: Path) -> None:
 
 def apply_splits(index: ImageIndex, file: Path) -> ImageIndex:
     """The images in the splits that a ``splits.csv`` gives them; raises DataError where the two do not agree."""
+    given = _read_splits(file)
+    keys = [(str(int(root)), path) for root, path in zip(index.root_ids, index.paths, strict=True)]
+    unlisted = [path for root, path in keys if (root, path) not in given]
+    if unlisted:
+        raise DataError(f"{len(unlisted):,} images do not stand in {file.name}, such as {shown(unlisted[0])}; add "
+                        "them to it, or give the data it was written for")
+    splits_N = np.array([given[key] for key in keys], np.int8)
+    unknown = len(given) - len(keys)
+    found = [Finding("missing_files", unknown, f"{unknown:,} rows of {file.name} name no image of the data")]
+    return index.with_splits(splits_N).with_findings(*(found if unknown else ()))
+
+
+def _read_splits(file: Path) -> dict[tuple[str, str], int]:
+    """The split of each root number and path."""
+    numbers = {name: i for i, name in enumerate(SPLITS)} | {"": NO_SPLIT}
+    given: dict[tuple[str, str], int] = {}
     try:
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
             rows = csv.DictReader(handle)
             missing = [name for name in ("path", "split") if name not in (rows.fieldnames or ())]
             if missing:
                 raise DataError(f"{file.name} lacks the columns {', '.join(missing)}; a run writes it as splits.csv")
-            given = {(row.get("root") or "0", row["path"]): row["split"] for row in rows}
+            for row in rows:
+                where = f"{file.name}, line {rows.line_num}"
+                if row["split"] not in numbers:
+                    raise DataError(f"{where}: {(row['split'] or '')!r} is no split; {', '.join(SPLITS)} or empty "
+                                    "is allowed")
+                key, split = (row.get("root") or "0", row["path"]), numbers[row["split"]]
+                if given.setdefault(key, split) != split:
+                    raise DataError(f"{where}: {shown(row['path'])} is in another split already; leave one row")
+    except csv.Error as error:
+        raise DataError(f"{file.name} is no readable table ({error}); a run writes it as splits.csv") from None
     except OSError as error:
-        raise DataError(f"{file} can't be read ({error.strerror})") from None
-    wrong = sorted(set(given.values()) - {*SPLITS, ""})
-    if wrong:
-        raise DataError(f"{file.name}: {', '.join(map(shown, wrong))} is no split; {', '.join(SPLITS)} are")
-    numbers = {name: i for i, name in enumerate(SPLITS)} | {"": NO_SPLIT}
-    keys = [(str(int(root)), path) for root, path in zip(index.root_ids, index.paths, strict=True)]
-    unlisted = [path for key, path in zip(keys, index.paths, strict=True) if key not in given]
-    if unlisted:
-        raise DataError(f"{len(unlisted):,} images do not stand in {file.name}, such as {shown(unlisted[0])}")
-    found = [Finding("missing_files", len(given) - len(keys), f"{len(given) - len(keys):,} rows of {file.name} name no "
-                     "image of the data")] if len(given) > len(keys) else []
-    return index.with_splits(np.array([numbers[given[key]] for key in keys], np.int8)).with_findings(*found)
+        raise DataError(f"{shown(str(file))} can't be read ({error.strerror})") from None
+    return given

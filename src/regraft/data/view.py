@@ -75,8 +75,6 @@ def _picture(source: Image.Image | NDArray[np.uint8], rules: Preprocessing) -> D
                 f"an array of {source.dtype} {list(source.shape)} is no picture; give uint8 [height, width, 3]"
             )
         source = Image.fromarray(source)
-    if source.width * source.height > rules.max_pixels:
-        raise ImageError(f"has {source.width:,} x {source.height:,} pixels, more than {rules.max_pixels:,}")
     return upright(source, rules)
 
 
@@ -114,14 +112,15 @@ def _smallest(width: int, height: int, rules: Preprocessing) -> tuple[int, int] 
     left, top, right, bottom = _kept(width, height, rules)
     # Turned or not, what counts is the ratio of kept to target; 'pad' is decided by its long side.
     kept = max(width, height) if rules.fit == "pad" else min(right - left, bottom - top)
-    ratio = rules.size * rules.jpeg_scale_margin / kept
-    return None if ratio >= 1 else (max(1, int(width * ratio)), max(1, int(height * ratio)))
+    scale = next((scale for scale in (8, 4, 2) if kept >= scale * rules.size * rules.jpeg_scale_margin), None)
+    return None if scale is None else (max(1, width // scale), max(1, height // scale))
 
 
 def estimate_deep_range(files: list[Path]) -> tuple[float, float] | None:
     """Black and white point over deep grey images among the files (at most 256 are opened), or None."""
     step = max(1, len(files) // _RANGE_SAMPLE)
-    deep = [f for f in files[::step][:_RANGE_SAMPLE] if f.suffix.lower() not in (".jpg", ".jpeg", ".gif", ".webp")]
+    sample = files[::step][:_RANGE_SAMPLE]
+    deep = [file for file in sample if file.suffix.lower() not in (".jpg", ".jpeg", ".gif", ".webp")]
     found = [extremes for extremes in map(deep_extremes, deep) if extremes is not None]
     if not found:
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,37 +44,43 @@ class PyTorchEngine:
         self.readouts = tuple(readouts)
         self.key = f"pytorch-{self._device}-{ANSWER_PRECISION}"
         self._module = module.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._shape = (rules.size, rules.size, 3)
         self._mean = torch.tensor(rules.mean, device=self._device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(rules.std, device=self._device).view(1, 3, 1, 1) * 255
-        self._tapped: dict[str, Tensor] = {}
-        self._hook()
-
-    def _hook(self) -> None:
-        for readout in self.readouts:
-            module = self._module.get_submodule(readout.node.removesuffix(INPUT))
-
-            def keep(tensor: Tensor, readout: Readout = readout) -> None:
-                self._tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
-
-            if readout.node.endswith(INPUT):
-                module.register_forward_pre_hook(lambda m, inputs, keep=keep: keep(inputs[0]))
-            else:
-                def after(module: nn.Module, inputs: Any, output: Tensor, keep: Any = keep) -> None:
-                    keep(output)
-
-                module.register_forward_hook(after)
+        # What one run taps is not for another thread's run.
+        self._running = threading.Lock()
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Readouts of 1 to ``batch`` images, float32 [B, D]."""
         count = len(pixels_BHWC)
         if not 1 <= count <= self.batch:
             raise ValueError(f"{count} images; an engine takes 1 to {self.batch} at a time")
-        full = np.zeros((self.batch, *pixels_BHWC.shape[1:]), np.uint8)
+        if pixels_BHWC.shape[1:] != self._shape or pixels_BHWC.dtype != np.uint8:
+            raise ValueError(f"images are {pixels_BHWC.dtype} {list(pixels_BHWC.shape[1:])}; this engine takes uint8 "
+                             f"{list(self._shape)}")
+        full = np.zeros((self.batch, *self._shape), np.uint8)
         full[:count] = pixels_BHWC
-        with torch.inference_mode():
+        with self._running, torch.inference_mode(), self._tapping() as tapped:
             # A view of [B, H, W, C] memory as [B, C, H, W] is channels-last already.
             x_BCHW = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2).float()
             self._module((x_BCHW - self._mean) / self._std)
-            joined = torch.cat([self._tapped[readout.name] for readout in self.readouts], 1)
-            self._tapped.clear()
+            joined = torch.cat([tapped[readout.name] for readout in self.readouts], 1)
             return joined[:count].cpu().numpy()
+
+    @contextmanager
+    def _tapping(self) -> Iterator[dict[str, Tensor]]:
+        """Pooled tensors by readout, of what the module runs meanwhile; it is left as it was."""
+        tapped: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for readout in self.readouts:
+                module = self._module.get_submodule(readout.node.removesuffix(INPUT))
+
+                def keep(tensor: Tensor, readout: Readout = readout) -> None:
+                    tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
+
+                if readout.node.endswith(INPUT):
+                    handle = module.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs[0]))
+                else:
+                    handle = module.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output))
+                hooks.callback(handle.remove)
+            yield tapped

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +29,9 @@ from regraft.records.preprocessing import Preprocessing
 
 #: Images between two commits to the store: what a killed pass computes again at most.
 _FLUSH = 64
+
+#: Files looked up in the store at a time.
+_RECALL = 8192
 
 #: Decoded images that may wait for the network, for each decoding thread: bounds memory.
 _QUEUE = 8
@@ -62,7 +68,12 @@ class Features:
 
     def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
         """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
-        return self.space.read(self.space.locate([self.digests[i] for i in which]), readouts)
+        return self.space.read(self._located_N2[which], readouts)
+
+    @cached_property
+    def _located_N2(self) -> NDArray[np.int64]:
+        """Where each row lies, looked up once: nothing of an open space moves."""
+        return self.space.locate(self.digests)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class _Seen:
 
 def feature_key(rules: Preprocessing, weights: str, engine: Engine) -> FeatureKey:
     """The space that an engine's features of a network's weights under a preprocessing belong to."""
-    return FeatureKey(view_key(rules), weights, engine.readouts, engine.key)
+    return FeatureKey(view_key(rules), weights, engine.readouts, engine.key, rules.mean, rules.std)
 
 
 def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessing, progress: Progress,
@@ -90,28 +101,31 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
     deadline; what is computed until then stays in the store.
     """
     view = view_key(rules)
-    files = [index.file(row) for row in range(len(index))]
-    states = [FileState.of(file) for file in files]
-    memories = space.store.recall_files(states, view)
-    missing = space.missing([m.digest for m in memories if m is not None])
-    done: list[Memory | None] = [m if m is not None and m.digest not in missing else None for m in memories]
+    done = _known(index, space, view)
     todo = [row for row, memory in enumerate(done) if memory is None]
     run = _Pass(space, engine, view)
     errors: dict[int, str] = {}
-    with progress.task("reading images" if todo else "images known", len(files)) as task:
-        task.advance(len(files) - len(todo))
+
+    def look(row: int) -> _Seen:
+        return _look(row, index.file(row), rules, view, run)
+
+    with (progress.task("reading images" if todo else "images known", len(index)) as task,
+          closing(ordered_map(look, todo)) as seen_in_order):
+        task.advance(len(index) - len(todo))
         try:
-            look = lambda row: _look(row, files[row], states[row], rules, view, run)  # noqa: E731
-            for seen in ordered_map(look, todo):
+            for seen in seen_in_order:
                 if seen.error is not None:
                     errors[seen.row] = seen.error
                 else:
                     done[seen.row] = run.take(seen)
                 task.advance()
-                deadline.check(lambda: f"the features of {sum(m is not None for m in done):,} of {len(files):,} images "
-                               "are kept; the same command goes on from there")
+                if deadline.passed:
+                    run.finish()
+                    deadline.check(lambda: f"the features of {sum(m is not None for m in done):,} of {len(index):,} "
+                                   "images are kept; the same command goes on from there")
+            run.finish()
         finally:
-            run.flush()
+            run.write()
     rows = np.array([row for row, memory in enumerate(done) if memory is not None], np.int64)
     kept = [memory for memory in done if memory is not None]
     quarantined = tuple(Quarantined(index.paths[row], reason) for row, reason in sorted(errors.items()))
@@ -121,9 +135,22 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
                     notes)
 
 
-def _look(row: int, file: Path, state: FileState | None, rules: Preprocessing, view: str, run: _Pass) -> _Seen:
+def _known(index: ImageIndex, space: Space, view: str) -> list[Memory | None]:
+    """What needs no work: the memory of each unchanged file whose pixels have features, None for the others."""
+    done: list[Memory | None] = []
+    files = (os.path.join(index.roots[root], path)  # noqa: PTH118 - a Path for each of a million takes seconds
+             for root, path in zip(index.root_ids.tolist(), index.paths, strict=True))
+    while states := [FileState.of(file) for file in islice(files, _RECALL)]:
+        memories = space.store.recall_files(states, view)
+        missing = space.missing([m.digest for m in memories if m is not None])
+        done += [m if m is not None and m.digest not in missing else None for m in memories]
+    return done
+
+
+def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass) -> _Seen:
     """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
     try:
+        state = FileState.of(file)  # Before reading: what changes meanwhile then shows in the next pass.
         data = read_file(file)
         content = hashlib.sha256(data).digest()
         memory = run.space.store.recall_content(content, view)
@@ -164,14 +191,14 @@ class _Pass:
         if seen.state is not None:
             self._known.append((seen.state, seen.content, seen.memory))
         if len(self._rows) >= _FLUSH or len(self._known) >= 4 * _FLUSH:
-            self._write()
+            self.write()
         return seen.memory
 
-    def flush(self) -> None:
+    def finish(self) -> None:
         """Run what waits, write what is computed."""
         if self._batch:
             self._run()
-        self._write()
+        self.write()
 
     def _run(self) -> None:
         features = self._engine.run(np.stack(list(self._batch.values())))
@@ -182,7 +209,8 @@ class _Pass:
         self.computed += len(self._batch)
         self._batch = {}
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write what is computed; after a failure too, so that no work of the network is lost."""
         if self._rows:
             self.space.append([digest for digest, _ in self._rows], np.stack([row for _, row in self._rows]))
             self._rows = []
@@ -193,9 +221,9 @@ class _Pass:
             self._known = [known for known in self._known if known[2].digest in self._batch]
 
 
-def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Generator[_R]:
     """Results in order, computed by one thread a core, a bounded number ahead of the reader."""
-    workers = max(1, os.cpu_count() or 1)
+    workers = _cores()
     waiting: deque[Future[_R]] = deque()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
     try:
@@ -207,6 +235,12 @@ def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_
             yield waiting.popleft().result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores this process may run on; a container may have fewer than the machine."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def _kind(note: str) -> str:

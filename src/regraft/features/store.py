@@ -5,20 +5,23 @@ the digest of the pixels the network saw. A table of files remembers which diges
 time, and a table of contents which digest the bytes of a file had, so that unchanged files are not read again
 and moved or renamed ones are not decoded again. An SQLite database holds the tables; rows live in flat
 float32 files. Rows are written and flushed before the transaction that names them is committed: a killed
-process leaves at most bytes that nothing points to.
+process leaves at most bytes that nothing points to, and what a crash of the machine takes from a shard is
+forgotten when its space is opened, and computed again.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +42,17 @@ _FLOAT = 4
 #: Bytes after which a shard is full.
 _SHARD_BYTES = 256 * 2**20
 
-#: A file changed less than this long before it was read may change again within the clock's tick.
+#: What shards are called: the start of their space's name, and chance.
+_SHARD_NAME = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}\.f32")
+
+#: A file changed less than this long before it was looked at may change again within the clock's tick.
 _RACY_NS = 2_000_000_000
+
+#: Values in one query: SQLite's oldest limit is 999.
+_CHUNK = 900
+
+#: What SQLite says of a damaged database; anything else may pass by itself.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (format_version INTEGER NOT NULL);
@@ -53,7 +65,7 @@ CREATE TABLE IF NOT EXISTS rows (
     PRIMARY KEY (space, digest)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS rows_by_shard ON rows (shard);
 CREATE TABLE IF NOT EXISTS files (
-    path TEXT NOT NULL, view TEXT NOT NULL, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    path BLOB NOT NULL, view TEXT NOT NULL, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
     digest BLOB NOT NULL, notes TEXT NOT NULL, PRIMARY KEY (path, view)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contents (
     content BLOB NOT NULL, view TEXT NOT NULL, digest BLOB NOT NULL, notes TEXT NOT NULL,
@@ -65,14 +77,16 @@ CREATE TABLE IF NOT EXISTS contents (
 class FeatureKey(Record):
     """What decides features besides pixels: the name of a space.
 
-    ``view`` is :func:`regraft.data.view.view_key`, ``weights`` the digest of the network's tensors, ``engine``
-    the engine's key with device and precision.
+    ``view`` is :func:`regraft.data.view.view_key`, ``weights`` the digest of the network with its tensors,
+    ``engine`` the engine's key with device and precision, ``mean`` and ``std`` what it normalises with.
     """
 
     view: str
     weights: str
     readouts: tuple[Readout, ...]
     engine: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     @property
     def id(self) -> str:
@@ -85,7 +99,7 @@ class FeatureKey(Record):
         return sum(readout.dim for readout in self.readouts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What is remembered of a file: the digest of its pixels under a view, and notes on its decoding."""
 
@@ -93,22 +107,30 @@ class Memory:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileState:
-    """A path with the size (bytes) and time of change (ns) it had when looked at."""
+    """A path with the size (bytes) and time of change (ns) it had when looked at.
 
-    path: str
+    The time is the later of the content's and the file's own: another file moved here keeps its content's time.
+    ``settled`` says whether a later change would surely show in these.
+    """
+
+    path: bytes
     size: int
     changed_ns: int
+    settled: bool
 
     @classmethod
-    def of(cls, path: Path) -> FileState | None:
+    def of(cls, path: str | Path) -> FileState | None:
         """The state of a path, or None where there is no such file."""
+        now = time.time_ns()
         try:
-            status = path.stat()
-        except OSError:
+            status = os.stat(path)  # noqa: PTH116 - text or path, a million times
+            name = os.fsencode(path if os.path.isabs(path) else os.path.abspath(path))  # noqa: PTH117
+        except (OSError, ValueError):  # A table may name what no system allows as a path.
             return None
-        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        return cls(name, status.st_size, changed, changed < now - _RACY_NS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,6 +181,14 @@ class FeatureStore:
             (self.folder / "leases").mkdir(exist_ok=True)
             self._db = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None,
                                        check_same_thread=False)
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._guard():
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             with self._transaction():
@@ -182,9 +212,11 @@ class FeatureStore:
         """Turn what SQLite and the file system raise into one line."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"the feature store {self.folder} can't be used ({error}); delete that folder, or take "
-                             "another with --store DIR") from None
+        except sqlite3.Error as error:
+            damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+            raise StoreError(f"the feature store {self.folder} can't be used ({error}); "
+                             f"{'delete that folder' if damaged else 'try again'}, or take another with --store DIR"
+                             ) from None
         except OSError as error:
             free = f"; {shutil.disk_usage(self.folder).free:,} bytes are free" if self.folder.exists() else ""
             raise StoreError(f"the feature store {self.folder} can't be written ({error.strerror or error}{free}); "
@@ -196,36 +228,40 @@ class FeatureStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite itself rolls back when the disk is full.
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+
+    def _select(self, query: str, first: str, values: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query that ends in ``= ? AND column IN``, for any number of values."""
+        for start in range(0, len(values), _CHUNK):
+            chunk = values[start:start + _CHUNK]
+            with self._guard(), self._lock:
+                rows = self._db.execute(f"{query} ({','.join('?' * len(chunk))})", (first, *chunk)).fetchall()
+            yield from rows
 
     # -- what is remembered of files ---------------------------------------------------------------
 
     def recall_files(self, states: Sequence[FileState | None], view: str) -> list[Memory | None]:
         """What is remembered of unchanged files, None for the others."""
-        with self._guard(), self._lock:
-            return [None if state is None else self._recall_file(state, view) for state in states]
-
-    def _recall_file(self, state: FileState, view: str) -> Memory | None:
-        row = self._db.execute(
-            "SELECT digest, notes FROM files WHERE path = ? AND view = ? AND size = ? AND changed_ns = ?",
-            (_text(state.path), view, state.size, state.changed_ns)).fetchone()
-        return None if row is None else Memory(row[0], tuple(json.loads(row[1])))
+        paths = [state.path for state in states if state is not None]
+        found = {(path, size, changed): (digest, notes) for path, size, changed, digest, notes in self._select(
+            "SELECT path, size, changed_ns, digest, notes FROM files WHERE view = ? AND path IN", view, paths)}
+        kept = [None if s is None else found.get((s.path, s.size, s.changed_ns)) for s in states]
+        return [None if row is None else Memory(row[0], _notes(row[1])) for row in kept]
 
     def recall_content(self, content: bytes, view: str) -> Memory | None:
         """What is remembered of a file with this SHA-256, wherever it lies now. Safe to call from any thread."""
         with self._guard(), self._lock:
             row = self._db.execute("SELECT digest, notes FROM contents WHERE content = ? AND view = ?",
                                    (content, view)).fetchone()
-        return None if row is None else Memory(row[0], tuple(json.loads(row[1])))
+        return None if row is None else Memory(row[0], _notes(row[1]))
 
     def remember(self, known: Sequence[tuple[FileState, bytes, Memory]], view: str) -> None:
         """Keep the memory of files: state, SHA-256 of the bytes, digest of the pixels."""
-        now = time.time_ns()
-        files = [(_text(s.path), view, s.size, s.changed_ns, m.digest, json.dumps(m.notes))
-                 for s, _, m in known if s.changed_ns < now - _RACY_NS]
+        files = [(s.path, view, s.size, s.changed_ns, m.digest, json.dumps(m.notes)) for s, _, m in known if s.settled]
         contents = [(content, view, m.digest, json.dumps(m.notes)) for _, content, m in known]
         with self._guard(), self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", files)
@@ -237,19 +273,31 @@ class FeatureStore:
     def space(self, key: FeatureKey) -> Iterator[Space]:
         """Open, or begin, a space; while it is open nothing of it is cleared."""
         lease = filelock.FileLock(self.folder / "leases" / f"{key.id}-{os.getpid()}-{secrets.token_hex(4)}.lock")
-        with self._guard():
-            lease.acquire()
-            with self._transaction():
+        try:
+            # Within the transaction, nobody can take the lease for one of a dead process before it is held.
+            with self._guard(), self._transaction():
+                lease.acquire()
                 self._db.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?)",
                                  (key.id, json.dumps(key.to_dict()), key.dim))
-        try:
+                self._forget_lost(key)
             yield Space(self, key)
         finally:
             lease.release()
             Path(lease.lock_file).unlink(missing_ok=True)
 
+    def _forget_lost(self, key: FeatureKey) -> None:
+        """Forget rows whose bytes are gone: a crash of the machine or a stranger's hand cut their shard off."""
+        shards = self._db.execute("SELECT id, file, rows FROM shards WHERE space = ?", (key.id,)).fetchall()
+        for shard, file, rows in shards:
+            path = self.folder / file
+            whole = path.stat().st_size // (key.dim * _FLOAT) if path.is_file() else 0
+            if whole < rows:
+                self._db.execute("DELETE FROM rows WHERE shard = ? AND row >= ?", (shard, whole))
+                self._db.execute("UPDATE shards SET rows = ? WHERE id = ?", (whole, shard))
+                path.touch()
+
     def _in_use(self, space: str) -> bool:
-        """Whether a living process has the space open; leases of dead ones are removed."""
+        """Whether a living process has the space open; leases of dead ones are removed. Only in a transaction."""
         used = False
         for file in (self.folder / "leases").glob(f"{space}-*.lock"):
             lock = filelock.FileLock(file)
@@ -266,7 +314,7 @@ class FeatureStore:
 
     def use(self, cleared_bytes: int = 0) -> StoreUse:
         """What the store holds now."""
-        with self._guard(), self._lock:
+        with self._guard(), self._transaction():
             spaces = self._db.execute(
                 "SELECT s.id, s.about, s.dim, COALESCE(SUM(h.rows), 0) FROM spaces s LEFT JOIN shards h "
                 "ON h.space = s.id GROUP BY s.id ORDER BY MAX(h.used) DESC").fetchall()
@@ -280,31 +328,44 @@ class FeatureStore:
 
         Shards of spaces in use stay, even over the limit. Returns the bytes deleted.
         """
-        removed: list[str] = []
         freed = 0
         with self._guard(), self._transaction():
-            shards = self._db.execute("SELECT h.id, h.file, h.space, h.rows * s.dim * ? FROM shards h JOIN spaces s "
+            shards = self._db.execute("SELECT h.id, h.space, h.rows * s.dim * ? FROM shards h JOIN spaces s "
                                       "ON s.id = h.space ORDER BY h.used, h.id", (_FLOAT,)).fetchall()
             total = sum(size for *_, size in shards)
-            in_use = {space: self._in_use(space) for _, _, space, _ in shards} if total > limit else {}
-            for shard, file, space, size in shards:
+            spaces = self._db.execute("SELECT id, about FROM spaces").fetchall()
+            in_use = {space: self._in_use(space) for space, _ in spaces} if total > limit or not limit else {}
+            for shard, space, size in shards:
                 if total - freed <= limit:
                     break
                 if not in_use[space]:
                     self._db.execute("DELETE FROM rows WHERE shard = ?", (shard,))
                     self._db.execute("DELETE FROM shards WHERE id = ?", (shard,))
-                    removed.append(file)
                     freed += size
-            if not self._db.execute("SELECT COUNT(*) FROM shards").fetchone()[0]:
-                # Nothing left to find: the memory of files goes too, with the names in it.
-                for table in ("files", "contents", "spaces"):
-                    self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - three fixed names
+            if in_use:
+                self._forget_empty({space: json.loads(about)["view"] for space, about in spaces}, in_use)
+            # Files that no shard names: of those just deleted, and of processes that died while deleting.
+            named = {file for (file,) in self._db.execute("SELECT file FROM shards")}
+            removed = [f for f in self.folder.iterdir() if _SHARD_NAME.fullmatch(f.name) and f.name not in named]
         with self._guard():
             for file in removed:
-                (self.folder / file).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
             if limit == 0:
-                self._db.execute("VACUUM")
+                with self._lock:
+                    self._db.execute("VACUUM")
         return freed
+
+    def _forget_empty(self, views: Mapping[str, str], in_use: Mapping[str, bool]) -> None:
+        """Forget spaces without features, and the files seen through views that no space has any more."""
+        full = {space for (space,) in self._db.execute("SELECT DISTINCT space FROM shards")}
+        left = {space for space in views if space in full or in_use[space]}
+        for space in views.keys() - left:
+            self._db.execute("DELETE FROM spaces WHERE id = ?", (space,))
+        kept = {views[space] for space in left}
+        known = {view for (view,) in self._db.execute("SELECT view FROM files UNION SELECT view FROM contents")}
+        for view in known - kept:
+            self._db.execute("DELETE FROM files WHERE view = ?", (view,))
+            self._db.execute("DELETE FROM contents WHERE view = ?", (view,))
 
 
 class Space:
@@ -315,36 +376,43 @@ class Space:
         self.key = key
         ends = np.cumsum([readout.dim for readout in key.readouts])
         starts = ends - [readout.dim for readout in key.readouts]
+        self._full = max(1, _SHARD_BYTES // (key.dim * _FLOAT))  # rows of a full shard
         self._columns = {r.name: slice(int(a), int(b)) for r, a, b in zip(key.readouts, starts, ends, strict=True)}
 
     def missing(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Those digests that have no row yet."""
-        with self.store._guard(), self.store._lock:
-            find = "SELECT 1 FROM rows WHERE space = ? AND digest = ?"
-            return {d for d in set(digests)
-                    if self.store._db.execute(find, (self.key.id, d)).fetchone() is None}
+        """Those digests that have no row yet. Safe to call from any thread."""
+        wanted = list(set(digests))
+        found = {digest for (digest,) in self.store._select(
+            "SELECT digest FROM rows WHERE space = ? AND digest IN", self.key.id, wanted)}
+        return set(wanted) - found
 
     def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> None:
-        """Add rows: N digests, float32 [N, D]. Flushed to disk before they can be found."""
+        """Add rows: N digests, float32 [N, D]. Flushed to disk before they can be found.
+
+        Digests that have a row keep it: another process may have been faster.
+        """
         db = self.store._db
         with self.store._guard(), self.store._transaction():
-            shard, file, rows = self._open_shard()
-            with (self.store.folder / file).open("r+b") as handle:
-                handle.seek(rows * self.key.dim * _FLOAT)
-                handle.write(np.ascontiguousarray(features_ND, np.float32).data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            db.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?)",
-                           [(self.key.id, d, shard, rows + i) for i, d in enumerate(digests)])
-            db.execute("UPDATE shards SET rows = ?, used = ? WHERE id = ?", (rows + len(digests), time.time(), shard))
+            new = self.missing(digests)
+            waiting = [(digest, i) for digest, i in {d: i for i, d in enumerate(digests)}.items() if digest in new]
+            while waiting:
+                shard, file, rows = self._open_shard()
+                now, waiting = waiting[:self._full - rows], waiting[self._full - rows:]
+                with (self.store.folder / file).open("r+b") as handle:
+                    handle.seek(rows * self.key.dim * _FLOAT)
+                    handle.write(np.ascontiguousarray(features_ND[[i for _, i in now]], np.float32).data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)",
+                               [(self.key.id, d, shard, rows + n) for n, (d, _) in enumerate(now)])
+                db.execute("UPDATE shards SET rows = ?, used = ? WHERE id = ?", (rows + len(now), time.time(), shard))
 
     def _open_shard(self) -> tuple[int, str, int]:
         """Number, file and rows of the shard to append to, a fresh one if all are full."""
         db = self.store._db
-        full = max(1, _SHARD_BYTES // (self.key.dim * _FLOAT))
         last: tuple[int, str, int] | None = db.execute(
             "SELECT id, file, rows FROM shards WHERE space = ? AND rows < ? ORDER BY id DESC LIMIT 1",
-            (self.key.id, full)).fetchone()
+            (self.key.id, self._full)).fetchone()
         if last is not None:
             return last
         file = f"{self.key.id[:12]}-{secrets.token_hex(4)}.f32"
@@ -355,17 +423,15 @@ class Space:
 
     def locate(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
         """Shard and row of each digest, int64 [N, 2]; raises StoreError where one is missing."""
-        db = self.store._db
-        found = np.empty((len(digests), 2), np.int64)
-        with self.store._guard(), self.store._lock:
-            for i, digest in enumerate(digests):
-                row = db.execute("SELECT shard, row FROM rows WHERE space = ? AND digest = ?",
-                                 (self.key.id, digest)).fetchone()
-                if row is None:
-                    raise StoreError("features vanished from the store while in use; run the command again")
-                found[i] = row
-            db.executemany("UPDATE shards SET used = ? WHERE id = ?",
-                           [(time.time(), int(shard)) for shard in np.unique(found[:, 0])])
+        places = {digest: (shard, row) for digest, shard, row in self.store._select(
+            "SELECT digest, shard, row FROM rows WHERE space = ? AND digest IN", self.key.id, list(set(digests)))}
+        try:
+            found = np.array([places[digest] for digest in digests], np.int64).reshape(-1, 2)
+        except KeyError:
+            raise StoreError("features vanished from the store while in use; run the command again") from None
+        with self.store._guard(), self.store._transaction():
+            self.store._db.executemany("UPDATE shards SET used = ? WHERE id = ?",
+                                       [(time.time(), int(shard)) for shard in np.unique(found[:, 0])])
         return found
 
     def read(self, located_N2: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
@@ -385,15 +451,17 @@ class Space:
         return out
 
     def _map(self, shard: int) -> NDArray[np.float32]:
-        with self.store._guard(), self.store._lock:
-            file, rows = self.store._db.execute("SELECT file, rows FROM shards WHERE id = ?", (shard,)).fetchone()
-        path = self.store.folder / file
-        needed = rows * self.key.dim * _FLOAT
-        if not path.is_file() or path.stat().st_size < needed:
-            raise StoreError(f"the shard {path} is cut off; clear the store with `regraft store --clear`")
-        return np.memmap(path, np.float32, "r", shape=(rows, self.key.dim))
+        with self.store._guard():
+            with self.store._lock:
+                file, rows = self.store._db.execute("SELECT file, rows FROM shards WHERE id = ?", (shard,)).fetchone()
+            path = self.store.folder / file
+            if not path.is_file() or path.stat().st_size < rows * self.key.dim * _FLOAT:
+                raise StoreError(f"the shard {path} was cut off while in use; run the command again, what is missing "
+                                 "is computed anew")
+            return np.memmap(path, np.float32, "r", shape=(rows, self.key.dim))
 
 
-def _text(path: str) -> str:
-    """A path that SQLite can hold: undecodable names escaped."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+@functools.lru_cache(maxsize=256)
+def _notes(text: str) -> tuple[str, ...]:
+    """Notes as they are kept; most files have the same few."""
+    return tuple(json.loads(text))

@@ -15,7 +15,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
-from regraft.heads.linear import Blocks, Design, Standardisation, fit_head, nearest_mean
+from regraft.heads.linear import Blocks, Standardisation, fit_head, nearest_mean
 from regraft.heads.solver import fit_path, softmax
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
@@ -195,9 +195,8 @@ def _held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArr
         scores = Z_held @ V + b
         yield from (softmax(scores * scale) for scale in strengths)
         return
-    design = Design.of(Z_train)
-    for fit in fit_path(design.coordinates, y_N[train], classes, strengths):
-        yield softmax(Z_held @ design.weights(fit.V_RK) + fit.b_K)
+    for fit in fit_path(Z_train, y_N[train], classes, strengths):
+        yield softmax(Z_held @ fit.V_RK + fit.b_K)
 
 
 def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -214,10 +213,9 @@ def strength_for_all(blocks: Blocks, y_N: NDArray[np.int32], held: Blocks, y_hel
     Z_held = standard.apply(held, chosen.readouts, slice(None))
     Z_train = standard.apply(blocks, chosen.readouts, slice(None))
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
-    design = Design.of(Z_train)
     losses = []
-    for fit in fit_path(design.coordinates, y_N, classes, strengths):
-        P = softmax(Z_held @ design.weights(fit.V_RK) + fit.b_K)
+    for fit in fit_path(Z_train, y_N, classes, strengths):
+        P = softmax(Z_held @ fit.V_RK + fit.b_K)
         losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], _FLOOR)).mean())
     return replace(chosen, strength=strengths[int(np.argmin(losses))])
 

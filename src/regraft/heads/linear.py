@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 
 from regraft.errors import DataError
 from regraft.heads.solver import TOLERANCE, fit_path, softmax
@@ -94,44 +93,7 @@ class LinearHead:
 
     def probabilities(self, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class probabilities float64 [N, K]."""
-        probabilities: NDArray[np.float64] = softmax(self.logits(features_ND))
-        return probabilities
-
-
-@dataclass(frozen=True)
-class Design:
-    """Standardised rows in as few coordinates as they need.
-
-    With fewer images than numbers, the rows are replaced by the rows of the Cholesky factor C of their Gram
-    matrix: the same distances, hence the same L2-penalised fit, in N instead of D coordinates.
-    """
-
-    Z_ND: NDArray[np.float32]
-    C_NN: NDArray[np.float32] | None
-
-    @classmethod
-    def of(cls, Z_ND: NDArray[np.float32]) -> Design:
-        """Of standardised training rows."""
-        n, d = Z_ND.shape
-        if n >= d:
-            return cls(Z_ND, None)
-        gram = Z_ND @ Z_ND.T
-        # Keeps the factorisation of a rank-deficient Gram matrix alive in fp32.
-        gram[np.diag_indices(n)] += np.float32(1e-4 * max(float(gram.trace()) / n, 1e-6))
-        return cls(Z_ND, cholesky(gram, lower=True, overwrite_a=True, check_finite=False))
-
-    @property
-    def coordinates(self) -> NDArray[np.float32]:
-        """The training rows, [N, R]."""
-        return self.Z_ND if self.C_NN is None else self.C_NN
-
-    def weights(self, V_RK: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weights on standardised numbers [D, K] of weights on coordinates [R, K]."""
-        if self.C_NN is None:
-            return V_RK
-        A_NK = solve_triangular(self.C_NN, V_RK, lower=True, trans="T", check_finite=False)
-        weights: NDArray[np.float32] = self.Z_ND.T @ A_NK
-        return weights
+        return softmax(self.logits(features_ND)).astype(np.float64, copy=False)
 
 
 def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: HeadSettings) -> LinearHead:
@@ -141,17 +103,18 @@ def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: Hea
     if settings.kind == "nearest_mean":
         V_DK, b_K = nearest_mean(Z_ND, y_N, classes)
         return standard.fold(V_DK * settings.strength, b_K * settings.strength, settings)
-    design = Design.of(Z_ND)
     # From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there.
     path = [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * settings.strength] + [settings.strength]
-    *_, fit = fit_path(design.coordinates, y_N, classes, path, last_tolerance=TOLERANCE)
-    return standard.fold(design.weights(fit.V_RK), fit.b_K, settings)
+    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=TOLERANCE)
+    return standard.fold(fit.V_RK, fit.b_K, settings)
 
 
 def nearest_mean(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int,
                  ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights [D, K] and bias [K] whose scores are minus half the squared distance to each class mean,
-    up to a number common to all classes."""
+    """Weights [D, K] and bias [K] of the nearest class mean.
+
+    The scores are minus half the squared distance to each mean, up to a number common to all classes.
+    """
     counts = np.maximum(np.bincount(y_N, minlength=classes), 1)
     means_KD = np.zeros((classes, Z_ND.shape[1]))
     np.add.at(means_KD, y_N, Z_ND)

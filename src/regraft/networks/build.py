@@ -17,6 +17,9 @@ from regraft.records.networks import BackboneDetail, InputSpec, Readout
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
+#: Classifiers beside the trunk that only serve training; they are left out.
+_AUXILIARY = {"torchvision:googlenet": ("aux1", "aux2"), "torchvision:inception_v3": ("AuxLogits",)}
+
 
 @dataclass(frozen=True)
 class Network:
@@ -50,6 +53,8 @@ def load_backbone(name: str, weights: Path | None = None, size: int | None = Non
         module = _downloaded(found)
         state = None
     if state is not None:
+        auxiliary = tuple(f"{name}." for name in _AUXILIARY.get(_kind(found), ()))
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(auxiliary)}
         load_strict(module, state, weights.name if weights is not None else found.entry.name)
     return _network(found, module, size)
 
@@ -78,19 +83,38 @@ def _network(found: Resolved, module: nn.Module, size: int | None) -> Network:
     module.eval().requires_grad_(False)
     spec = _input(found, module)
     readouts = find_readouts(module, size or spec.size)
-    return Network(found.entry.name, module, readouts, spec, found.entry.licence, weights_digest(module.state_dict()))
+    digest = weights_digest(_kind(found), module.state_dict())
+    return Network(found.entry.name, module, readouts, spec, found.entry.licence, digest)
+
+
+def _kind(found: Resolved) -> str:
+    """The architecture, whatever weights: ``timm:resnet50`` of ``resnet50.a1_in1k``."""
+    source = "torchvision" if found.entry.source == "torchvision" else "timm"
+    return f"{source}:{found.architecture.partition('.')[0]}"
 
 
 def _architecture(found: Resolved, pretrained: bool) -> nn.Module:
     """The bare network. The name was found in a registry before; no string of a file reaches an import."""
     if found.entry.source == "torchvision":
-        from torchvision import models
-
-        module: nn.Module = models.get_model(found.architecture, weights="DEFAULT" if pretrained else None)
-        return module
+        return _torchvision(found, pretrained)
     import timm
 
-    module = timm.create_model(found.architecture, pretrained=pretrained)
+    module: nn.Module = timm.create_model(found.architecture, pretrained=pretrained)
+    return module
+
+
+def _torchvision(found: Resolved, pretrained: bool) -> nn.Module:
+    """A network of torchvision, built alike with its weights and without; left alone, these differ."""
+    from torchvision import models
+
+    name, options = found.architecture, dict[str, Any]()
+    if not pretrained and _kind(found) in _AUXILIARY:
+        options = {"aux_logits": False, "transform_input": True, "init_weights": False}
+    elif not pretrained and name.startswith("vit_"):
+        options = {"image_size": models.get_model_weights(name).DEFAULT.meta["min_size"][0]}
+    module: nn.Module = models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    for auxiliary in _AUXILIARY.get(_kind(found), ()):
+        setattr(module, auxiliary, None)
     return module
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import importlib.util
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,10 @@ def resolve(name: str) -> Resolved:
     wanted = rest if colon else name
     if _is_timm_name(wanted):
         return Resolved(_timm(wanted), wanted)
+    architecture = wanted.partition(".")[0]
+    if _timm_module().is_model(architecture):
+        tags = _timm_module().list_pretrained(f"{architecture}.*")
+        raise UnknownNameError("backbone", name, tags, f"`regraft backbones '{architecture}.*'` lists its weights")
     known = [*BUNDLED, *_timm_names(), *(f"torchvision:{n}" for n in _torchvision_names())]
     raise UnknownNameError("backbone", name, known, "`regraft backbones PATTERN` lists names")
 
@@ -95,9 +98,12 @@ def search(pattern: str | None, offline: bool) -> tuple[list[Backbone], int]:
     if pattern is None:
         others = _others() if not offline else []
         return [b for b in bundled if b.offline or not offline], len(others)
+    of_timm = pattern.removeprefix("timm:")
     found = [b for b in bundled if fnmatch.fnmatch(b.name, pattern)]
-    found += [_timm(name) for name in _timm_names() if fnmatch.fnmatch(name, pattern)]
-    found += [_torchvision(name) for name in _torchvision_names() if fnmatch.fnmatch(name, pattern)]
+    found += [_timm(name) for name in (_timm_tags(of_timm) if "." in of_timm else _timm_names())
+              if fnmatch.fnmatch(name, of_timm)]
+    found += [_torchvision(name) for name in _torchvision_names()
+              if fnmatch.fnmatch(name, pattern.removeprefix("torchvision:"))]
     return [b for b in found if b.offline or not offline], 0
 
 
@@ -125,6 +131,11 @@ def _timm_names() -> list[str]:
     return names
 
 
+def _timm_tags(pattern: str) -> list[str]:
+    names: list[str] = _timm_module().list_pretrained(pattern)
+    return names
+
+
 def _is_timm_name(name: str) -> bool:
     """Whether timm knows the architecture, with or without a weight tag (``resnet50.a1_in1k``)."""
     timm = _timm_module()
@@ -136,8 +147,10 @@ def _is_timm_name(name: str) -> bool:
 
 def _timm(name: str) -> Backbone:
     cfg = _timm_module().get_pretrained_cfg(name)
+    # What a bundled backbone is called is not timm's to be typed without its prefix.
+    shown = f"timm:{name}" if name in BUNDLED else name
     return Backbone(
-        name, "timm", input_size=None if cfg is None else int(cfg.input_size[-1]),
+        shown, "timm", input_size=None if cfg is None else int(cfg.input_size[-1]),
         licence=None if cfg is None else cfg.license or None,
         offline=cfg is not None and _in_hub_cache(cfg.hf_hub_id),
     )
@@ -193,5 +206,3 @@ def require_path(item: Bundled) -> Path:
             raise MissingExtraError(f"the backbone {item.entry.name}", item.extra)
         raise BackboneError(f"the package {item.package} does not hold {item.file}; install it again")
     return path
-
-

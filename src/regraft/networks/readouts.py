@@ -23,12 +23,33 @@ LAST, LOGITS = "last", "logits"
 #: Marks the input of a node instead of its output.
 INPUT = ":input"
 
+#: The node that is the network itself.
+NETWORK = ""
+
+
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+#: A list of at least this many modules of one kind is the trunk of a transformer, whoever owns it.
+_TRUNK = 4
+
 
 @dataclass(frozen=True)
 class _Seen:
     node: str
     pooling: Pooling
     shape: tuple[int, ...]  # channels, then positions
+    block: bool  # one of the numbered blocks of a trunk
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module with parameters of its own that has run, and how much had been seen before."""
+
+    node: str
+    linear: bool
+    given: tuple[int, ...]
+    made: tuple[int, ...]
+    before: int
 
 
 def pool(tensor: Tensor, pooling: Pooling) -> Tensor:
@@ -48,51 +69,92 @@ def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
     """Readouts in the order of the network: stages (first to last), ``last``, ``logits``.
 
     A stage ends where the number of channels or positions changes. Raises BackboneError where the network has
-    no head that maps features to classes.
+    no head that maps features to classes, or can't take images of that size.
     """
-    seen, head, features, classes = _trace(network, size)
-    groups: list[_Seen] = []
-    for item in seen:
-        if groups and groups[-1].shape == item.shape and groups[-1].pooling == item.pooling:
-            groups[-1] = item  # the last module of a stage speaks for it
-        else:
-            groups.append(item)
-    stages = _thin(groups, seen)
+    seen, layers, classes = _trace(network, size)
+    head = _head(layers, classes)
+    pooling: Pooling = "none" if len(head.given) == 2 else "mean"
+    stages = _stages(seen[:head.before])
     # What is only pooled between the last stage and the head would be read twice.
-    if stages and stages[-1].shape[0] == features[0] and len(stages) > 1 and stages[-1].pooling == features[1]:
+    if len(stages) > 1 and stages[-1].shape[0] == head.given[1] and stages[-1].pooling == "mean":
         stages.pop()
     stages = stages[-MAX_STAGES:]
     return (
         *(Readout(f"stage{i}", s.node, s.pooling, s.shape[0]) for i, s in enumerate(stages, start=1)),
-        Readout(LAST, head + INPUT, features[2], features[0]),
-        Readout(LOGITS, head, features[2], classes),
+        Readout(LAST, head.node + INPUT, pooling, head.given[1]),
+        # Some networks average two heads, or have an activation after the last: only the whole gives class scores.
+        Readout(LOGITS, NETWORK, "none", classes),
     )
 
 
-def _thin(groups: list[_Seen], seen: list[_Seen]) -> list[_Seen]:
-    """Networks of equal blocks (transformers) have one long stage: read it at each quarter."""
-    if len(groups) > 3 or len(seen) < 8:
-        return groups
-    longest = [s for s in seen if s.shape == groups[-1].shape and s.node.rpartition(".")[2].isdigit()]
-    if len(longest) < 4:
-        return groups
-    return [longest[len(longest) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)]
+def _stages(seen: list[_Seen]) -> list[_Seen]:
+    """The last module of each stage; four of a long stage's blocks where a network has hardly any other."""
+    groups: list[list[_Seen]] = []
+    for item in seen:
+        if groups and (groups[-1][-1].shape, groups[-1][-1].pooling) == (item.shape, item.pooling):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    ends = [group[-1] for group in groups]
+    if not 1 <= len(groups) <= 3:
+        return ends
+    # Networks of equal blocks (transformers) have one long stage: read it at each quarter.
+    blocks = [[item for item in group if item.block] for group in groups]
+    longest = max(range(len(groups)), key=lambda i: len(blocks[i]))
+    trunk = blocks[longest]
+    if len(trunk) < _TRUNK:
+        return ends
+    return [*(trunk[len(trunk) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)), *ends[longest + 1:]]
 
 
-def _trace(network: nn.Module, size: int) -> tuple[list[_Seen], str, tuple[int, Pooling, Pooling], int]:
-    """Outputs of all modules at most two names deep, in order of their end; the head; its input; classes."""
+def _head(layers: list[_Layer], classes: int) -> _Layer:
+    """The last layer that makes class scores: [B, K], or [B, K, H, W] that is pooled afterwards."""
+    for layer in reversed(layers):
+        if layer.linear and layer.made[1:2] == (classes,) and len(layer.made) in (2, 4):
+            return layer
+        if classes not in layer.made[1:]:
+            break  # Further layers work on something else, so none before it was the head.
+    raise BackboneError("no layer of the network makes its class scores, so its features can't be told")
+
+
+def _places(network: nn.Module) -> dict[str, bool]:
+    """Modules that the picture passes one after another, by name; True for the blocks of a trunk.
+
+    That is children of the network and of its lists of modules. Inside other modules, branches run side by
+    side; only a long list of equal blocks is a trunk there too.
+    """
+    places = {}
+    for name, child in network.named_children():
+        places[name] = False
+        trunks: list[tuple[str, nn.Module]] = [(name, child)]
+        if not isinstance(child, _LISTS):
+            trunks = [(f"{name}.{inner}", part) for inner, part in child.named_children() if _is_trunk(part)]
+        for trunk, part in trunks:
+            places.update({f"{trunk}.{block}": True for block, _ in part.named_children()})
+    return places
+
+
+def _is_trunk(module: nn.Module) -> bool:
+    blocks = list(module.children())
+    return isinstance(module, _LISTS) and len(blocks) >= _TRUNK and len({type(block) for block in blocks}) == 1
+
+
+def _trace(network: nn.Module, size: int) -> tuple[list[_Seen], list[_Layer], int]:
+    """Outputs at all places and layers with parameters, in order of their end; the number of classes."""
     seen: list[_Seen] = []
-    heads: list[tuple[str, tuple[int, ...], tuple[int, ...], int]] = []
+    layers: list[_Layer] = []
+    places = _places(network)
     handles = []
     for name, module in network.named_modules():
-        if not name:
-            continue
 
         def after(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            if isinstance(module, nn.Linear | nn.Conv2d) and isinstance(output, Tensor):
-                heads.append((name, tuple(inputs[0].shape), tuple(output.shape), len(seen)))
-            if name.count(".") <= 1 and isinstance(output, Tensor):
-                item = _describe(name, output)
+            if not isinstance(output, Tensor):
+                return
+            if name and inputs and isinstance(inputs[0], Tensor) and next(module.parameters(False), None) is not None:
+                layers.append(_Layer(name, isinstance(module, nn.Linear | nn.Conv2d), tuple(inputs[0].shape),
+                                     tuple(output.shape), len(seen)))
+            if name in places:
+                item = _describe(name, output, places[name])
                 if item is not None:
                     seen.append(item)
 
@@ -100,26 +162,24 @@ def _trace(network: nn.Module, size: int) -> tuple[list[_Seen], str, tuple[int, 
     try:
         with torch.inference_mode():
             result = network(torch.zeros(2, 3, size, size))
+    except Exception as error:  # Networks refuse a size in many ways: assertions, shapes that do not match.
+        reason = str(error).strip().splitlines()
+        raise BackboneError(f"the network can't take images of {size} x {size} pixels "
+                            f"({reason[0] if reason else type(error).__name__}); try another --size") from None
     finally:
         for handle in handles:
             handle.remove()
     if not isinstance(result, Tensor) or result.ndim != 2:
         raise BackboneError("the network gives no table of class scores, so it is no classifier")
-    classes = result.shape[1]
-    # The head is the last layer that makes class scores: [B, K], or [B, K, H, W] that is pooled afterwards.
-    for name, given, made, before in reversed(heads):
-        if made[1:2] == (classes,) and len(made) in (2, 4):
-            pooling: Pooling = "none" if len(given) == 2 else "mean"
-            return seen[:before], name, (given[1], "mean", pooling), classes
-    raise BackboneError("no layer of the network makes its class scores, so its features can't be told")
+    return seen, layers, result.shape[1]
 
 
-def _describe(name: str, output: Tensor) -> _Seen | None:
+def _describe(name: str, output: Tensor, block: bool) -> _Seen | None:
     shape = tuple(output.shape)
     if len(shape) == 4 and shape[2] * shape[3] > 1:
         if shape[1] == shape[2] != shape[3]:
-            return _Seen(name, "mean_last", (shape[3], shape[1], shape[2]))
-        return _Seen(name, "mean", shape[1:])
+            return _Seen(name, "mean_last", (shape[3], shape[1], shape[2]), block)
+        return _Seen(name, "mean", shape[1:], block)
     if len(shape) == 3 and shape[1] > 1:
-        return _Seen(name, "tokens", (shape[2], shape[1]))
+        return _Seen(name, "tokens", (shape[2], shape[1]), block)
     return None

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import html
 import json
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Record:
                 f"{cls.__name__}: format_version is {version!r}, this Regraft reads {cls.format_version}"
             )
         try:
-            record: Self = _adapter(cls).validate_python(given)
+            record: Self = _adapter(cast(Hashable, cls)).validate_python(given)
         except ValidationError as error:
             lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise DataError(f"{cls.__name__}: {'; '.join(lines)}") from None
@@ -56,7 +56,7 @@ class Record:
 
 
 @functools.cache
-def _adapter(cls: type[Any]) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)

@@ -95,6 +95,12 @@ class ImageIndex:
             raise DataError(f"an index of {n} paths can't have columns of other lengths: {wrong}")
         if len(self.label_ids) and not 0 <= self.label_ids.min() <= self.label_ids.max() < len(self.classes):
             raise DataError(f"labels must lie in 0..{len(self.classes) - 1}")
+        if self.label_offsets[0] != 0 or self.label_offsets[-1] != len(self.label_ids):
+            raise DataError(f"label_offsets must lead from 0 to the number of labels, {len(self.label_ids)}")
+        if n and not NO_SPLIT <= self.splits.min() <= self.splits.max() < len(SPLITS):
+            raise DataError(f"splits must lie in {NO_SPLIT}..{len(SPLITS) - 1}")
+        if n and self.root_ids.max() >= len(self.roots):
+            raise DataError(f"root_ids must lie in 0..{len(self.roots) - 1}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -126,7 +132,7 @@ class ImageIndex:
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of one split."""
         if split not in SPLITS:
-            raise UnknownNameError("split", split, SPLITS)
+            raise UnknownNameError("split", split, SPLITS, f"there are {', '.join(SPLITS)}")
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
     def split_counts(self) -> dict[str, int]:

@@ -58,7 +58,8 @@ class Readout(Record):
     """A place where features are read: the output of module ``node``, pooled to D numbers.
 
     ``pooling``: ``mean`` over the positions of [B, C, H, W]; ``mean_last`` of [B, H, W, C]; ``tokens`` of
-    [B, N, C]; ``none`` for [B, D], and for the input of the head (``node`` then ends in ``:input``).
+    [B, N, C]; ``none`` for [B, D]. ``node`` ends in ``:input`` where a module's input is meant, and is empty for
+    the output of the whole network.
     """
 
     name: str
@@ -113,6 +114,6 @@ class BackboneDetail(Record):
             f"  licence        {b.licence or 'not stated by its source'}",
             f"  ImageNet top-1 {b.imagenet_top1:.1%} (published)" if b.imagenet_top1 is not None else "",
             "  features are read at:",
-            *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node}" for r in self.readouts),
+            *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node or 'output'}" for r in self.readouts),
         ]
         return "\n".join(line for line in facts if line)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from regraft.errors import SettingsError
 from regraft.records.base import Record
+
+#: What the decoder itself refuses, whatever is allowed here.
+_MOST_PIXELS = 178_956_970
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -63,8 +67,15 @@ class Preprocessing(Record):
             problems.append(f"crop_fraction: {self.crop_fraction} is not allowed; it must lie in (0, 1]")
         if self.jpeg_scale_margin is not None and self.jpeg_scale_margin < 1:
             problems.append(f"jpeg_scale_margin: {self.jpeg_scale_margin} would enlarge; at least 1, or None")
-        if self.deep_range is not None and not self.deep_range[0] < self.deep_range[1]:
-            problems.append(f"deep_range: {self.deep_range} is empty; black must lie below white")
+        if self.deep_range is not None and not -math.inf < self.deep_range[0] < self.deep_range[1] < math.inf:
+            problems.append(f"deep_range: {self.deep_range} is empty; black must lie below white, both finite")
+        if not 1 <= self.max_pixels <= _MOST_PIXELS:
+            problems.append(f"max_pixels: {self.max_pixels} is not allowed; it must be 1 to {_MOST_PIXELS}")
+        if self.max_frames < 1:
+            problems.append(f"max_frames: {self.max_frames} is not allowed; it must be at least 1")
+        for name, colour in (("background", self.background), ("pad_colour", self.pad_colour)):
+            if not all(0 <= value <= 255 for value in colour):
+                problems.append(f"{name}: {colour} is not allowed; red, green and blue lie in 0 to 255")
         if min(self.std) <= 0:
             problems.append(f"std: {self.std} must be positive")
         if problems:

@@ -10,7 +10,7 @@ from typing import Any, overload
 from regraft.errors import DataError, UsageError
 from regraft.records.base import Record, plain, shown
 from regraft.records.heads import Choice
-from regraft.records.images import Finding
+from regraft.records.images import Finding, Quarantined
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,8 +31,10 @@ class Interval(Record):
 
 @dataclass(frozen=True)
 class ClassFigures(Record):
-    """Figures of one class; None where the split holds no image of it (recall) or none was predicted
-    (precision)."""
+    """Figures of one class.
+
+    ``recall`` is None where the split holds no image of it, ``precision`` where it was never the answer.
+    """
 
     label: str
     n: int
@@ -74,8 +76,8 @@ class Evaluation(Record):
         A row a class; ``confusion[i][j]`` counts images of class i answered as class j.
     majority:
         The baseline.
-    quarantined:
-        Unreadable images that are not among the ``n``.
+    quarantined, unreadable:
+        Unreadable images that are not among the ``n``: how many, and which with the reason.
     note:
         What the reader must know, else empty.
     """
@@ -93,6 +95,7 @@ class Evaluation(Record):
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
     quarantined: int = 0
+    unreadable: tuple[Quarantined, ...] = ()
     note: str = ""
 
     def __repr__(self) -> str:
@@ -108,7 +111,8 @@ class Evaluation(Record):
             named = ", ".join(f"{shown(c.label)} {c.recall:.0%} of {c.n}" for c in worst)
             lines.append(f"  hardest classes   {named}")
         if self.quarantined:
-            lines.append(f"  {self.quarantined:,} images can't be read and are not counted")
+            lines.append(f"  {self.quarantined:,} unreadable images are not counted: "
+                         + "; ".join(map(repr, self.unreadable[:3])) + ("; ..." if self.quarantined > 3 else ""))
         if self.note:
             lines.append(f"  {self.note}")
         return "\n".join(lines)

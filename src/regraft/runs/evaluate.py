@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft import evaluation
 from regraft.data.index import open_data
+from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError
 from regraft.features.extract import extract, feature_key
 from regraft.features.store import FeatureStore
-from regraft.model import Model, load
+from regraft.model import load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
@@ -24,6 +26,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
     model = load(settings.model)
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
+    if settings.splits is not None:
+        index = apply_splits(index, Path(settings.splits))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
     record = model.record
@@ -38,8 +42,9 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     seen = model.seen.count(features.digests)
     return evaluation.judge(
         # What the model has seen is no test of it, whatever the folder is called.
-        P, y_N[features.rows], model.classes, split="seen" if seen and split == "test" else split, method="answers of the saved model",
-        majority=int(np.argmax(record.training_counts)), seen=seen, quarantined=len(features.quarantined),
+        P, y_N[features.rows], model.classes, split="seen" if seen and split == "test" else split,
+        method="answers of the saved model",
+        majority=int(np.argmax(record.training_counts)), seen=seen, unreadable=features.quarantined,
         note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
 
 

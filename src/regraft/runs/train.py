@@ -19,14 +19,14 @@ from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
-from regraft.errors import DataError, MissingExtraError, StoppedError, UsageError
+from regraft.errors import MissingExtraError, StoppedError, UsageError
 from regraft.features.extract import Features, extract, feature_key
 from regraft.features.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
 from regraft.progress import Deadline, Progress
 from regraft.records.heads import Choice
-from regraft.records.images import SPLITS, Finding, ImageIndex
+from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord
 from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Plan
@@ -50,18 +50,18 @@ def train(settings: TrainSettings, progress: Progress) -> TrainResult:
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
     kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
+    index = prepare(settings)  # before anything is written: unusable data leaves no trace
     with claim(out, kept, settings.force) as folder:
         if folder.continued:
             progress.say(f"continuing in {out}")
         try:
-            return _train(settings, folder, progress, deadline, started)
+            return _train(settings, index, folder, progress, deadline, started)
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
 
 
-def _train(settings: TrainSettings, folder: RunFolder, progress: Progress, deadline: Deadline,
+def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
            started: float) -> TrainResult:
-    index = prepare(settings)
     for finding in index.findings:
         progress.say(str(finding))
     progress.say(repr(index))
@@ -87,7 +87,7 @@ def _train(settings: TrainSettings, folder: RunFolder, progress: Progress, deadl
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *fitted.findings), conversions=dict(features.notes))
-    folder.write("record.json", {"format_version": 1, "result": result, "tried": fitted.choice.tried,
+    folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": _environment()})
     return result
 
@@ -113,6 +113,9 @@ def prepare(settings: TrainSettings) -> ImageIndex:
     if _folds(settings, index) is None:
         index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
                                 seed=settings.seed)
+    if test_share is not None and not len(index.rows("test")):
+        reason = "each group holds a whole class" if index.groups is not None else "no class has images to spare"
+        index = index.with_findings(Finding("no_test", 1, f"no image could be held out as test: {reason}"))
     return index.with_findings(*splits.check_classes(index))
 
 
@@ -171,7 +174,7 @@ def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], pla
     names = [readout.name for readout in readouts]
     if plan.folds is not None:
         learn = np.flatnonzero(readable.splits != splits.TEST)
-        head, choice, validation = _by_folds(readable, features, learn, names, plan, progress)
+        head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress)
         seen = _digests(features, learn, learn[:0])
     else:
         learn, held = readable.rows("train"), readable.rows("validation")
@@ -186,23 +189,27 @@ def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], pla
         twins = seen.count(features.digests[i] for i in test)
         figures = evaluation.judge(
             P, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
-            majority=majority, seen=twins, quarantined=len(index.rows("test")) - len(test),
+            majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
             note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
     return _Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+
+
+def _unreadable(index: ImageIndex, features: Features, split: str) -> list[Quarantined]:
+    of_split = {index.paths[int(row)] for row in index.rows(split)}
+    return [quarantined for quarantined in features.quarantined if quarantined.path in of_split]
 
 
 def _blocks(features: Features, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
     return {name: features.read(rows, [name]) for name in names}
 
 
-def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64], names: Sequence[str], plan: Plan,
-              progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
+def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64], names: Sequence[str], folds: int,
+              plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
-    assert plan.folds is not None
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
     blocks = _blocks(features, learn, names)
-    divisions = choose.divide(y, groups, plan.folds, plan.seed)
+    divisions = choose.divide(y, groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
     choice = choose.choose(blocks, y, classes, divisions, by, names)
@@ -210,14 +217,14 @@ def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64]
     if not divisions:
         return head, choice, None
     with progress.task("cross-validating", len(divisions) * plan.repeats) as task:
-        answers = choose.cross_validate(blocks, y, groups, classes, names, number=plan.folds, repeats=plan.repeats,
+        answers = choose.cross_validate(blocks, y, groups, classes, names, number=folds, repeats=plan.repeats,
                                         seed=plan.seed, done=task.advance)
     held = np.concatenate([rows for rows, _ in answers])
     never = len(learn) - len(np.unique(held))
     note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
     validation = evaluation.judge(
         np.concatenate([P for _, P in answers]), y[held], readable.classes, split="validation",
-        method=f"{plan.folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold",
+        method=f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold",
         majority=int(np.bincount(y).argmax()), repeats=plan.repeats, note=note)
     return head, choice, validation
 

@@ -1,0 +1,46 @@
+# What one types here. Needs python3 (3.11 or later, with venv) and make; everything else goes into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Train and try a model on real hand-written digits
+	$(BIN)/regraft demo
+
+test: check ## Style, types and every test, the slow ones too
+	$(BIN)/python -m pytest -m ""
+
+check: $(VENV)/.installed-check ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## The measurements of benchmarks/
+	@if [ -f benchmarks/run.py ]; then $(BIN)/python -m benchmarks.run; \
+	else echo "benchmarks/run.py is not there; see benchmarks/ for single measurements"; fi
+
+docs: $(VENV)/.installed-docs ## HTML pages of docs/ in docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+clean: ## Remove what can be made again, but not $(VENV) and runs/
+	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	-find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say: installed since pyproject.toml was changed last.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e ".[train,lite,parquet,test]"
+	touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed
+	$(BIN)/python -m pip install -e ".[check]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@

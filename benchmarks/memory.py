@@ -1,0 +1,89 @@
+"""Memory and time of one training on many generated JPEGs.
+
+    python -m benchmarks.memory --images 20000 [--scratch FOLDER]
+
+Writes images of ten classes (noise over class-coloured gradients, 256 x 192), trains on them in a process of its
+own with an empty store, and reports the largest anonymous resident memory above that of ``import torch, timm``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import RESULTS, conditions
+
+_CLASSES = 10
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Path:
+    """``count`` JPEGs in ten class folders."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:192, 0:256]
+    for number in range(count):
+        label = number % _CLASSES
+        target = folder / f"class{label}"
+        target.mkdir(parents=True, exist_ok=True)
+        hue = np.array([np.sin(label + phase) for phase in (0, 2, 4)]) * 60 + 128
+        wave = 40 * np.sin(rows * (label + 1) / 40 + columns * rng.uniform(0.01, 0.05))
+        pixels = hue + wave[..., None] + rng.normal(0, 12, (192, 256, 1))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target / f"{number:06d}.jpg", quality=85)
+    return folder
+
+
+def anonymous_mib(pid: int) -> float | None:
+    """Anonymous resident memory of a process, MiB, or None once it has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
+    return found[0] / 1024 if found else None
+
+
+def peak_of(command: list[str]) -> tuple[float, float]:
+    """Largest anonymous memory in MiB and wall seconds of a command; raises CalledProcessError."""
+    started, peak = time.monotonic(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, anonymous_mib(process.pid) or 0.0)
+        time.sleep(0.02)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return peak, time.monotonic() - started
+
+
+def measure(images: int, scratch: Path) -> dict[str, float]:
+    """Peaks of a training on so many images and of the bare imports."""
+    data = write_images(scratch / "images", images)
+    imports, _ = peak_of([sys.executable, "-c", "import torch, timm, time; time.sleep(0.5)"])
+    training, seconds = peak_of([sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(scratch / "out"),
+                                 "--store", str(scratch / "store"), "--quiet"])
+    return {"images": images, "imports_mib": imports, "training_mib": training, "above_imports_mib": training - imports,
+            "seconds": seconds}
+
+
+def main() -> None:
+    """Measure and write ``results/memory-N.json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--scratch", type=Path, default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        found = measure(arguments.images, Path(scratch))
+    result = {"conditions": conditions(f"python -m benchmarks.memory --images {arguments.images}"), "result": found}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"memory-{arguments.images}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
