@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from benchmarks import memory
 
 import regraft
-from benchmarks import memory
 
 pytestmark = pytest.mark.slow
 

@@ -203,12 +203,12 @@ def test_a_class_of_one_image_stays_in_training() -> None:
     (unsplit(2, 0), []),
     ([*unsplit(2, 0), *unsplit(2, 2), ("ant/1", "ant", 0)], ["1 classes have no image in test; its figures say nothing "
                                                               "about them: 'ant'"]),
-    ([*unsplit(2, 0), ("a\nt/1", "a\nt", 2)], "'a\\nt' has images in test but none in training to learn from; add"),
-    ([*unsplit(2, 0), ("ant/1", "ant", 1)], "'ant' has images in validation but none in training to learn from"),
+    ([*unsplit(2, 0), ("a\nt/1", "a\nt", 2)], "'a\\nt' has images in test but none to learn from; add"),
+    ([*unsplit(2, 0), ("ant/1", "ant", 1)], "'ant' has images in validation but none to learn from"),
     ([*unsplit(2, 0), ("ant/1", "ant", 1), ("bee/1", "bee", 1), ("bee/2", "bee", 2)],
-     "'ant', 'bee' have images in validation but none in training"),
+     "'ant', 'bee' have images in validation but none to learn from"),
     ([*unsplit(2, 0), *((f"{i}/1", f"class {i}", 2) for i in range(8))],
-     "'class 4' and 3 more have images in test but none in training"),
+     "'class 4' and 3 more have images in test but none to learn from"),
 ])
 def test_a_class_missing_from_a_split_is_told_or_refused(
         rows: list[tuple[str, str, int]], says: str | list[str]) -> None:

@@ -166,10 +166,11 @@ def test_a_handful_of_images(tmp_path: Path, per_class: int) -> None:
     data = write_crops(tmp_path / "data", per_class, seed=8)
     result = regraft.train(data, out=tmp_path / "out", no_test=True, quiet=True)
     assert (result.validation is None) == (per_class == 1)
-    if per_class == 1:
-        assert result.head.chosen.kind == "nearest_mean"
+    assert len(result.head.tried) == 0 if per_class < 4 else any(
+        tried.settings.kind == "nearest_mean" for tried in result.head.tried)
     fresh = write_crops(tmp_path / "fresh", 10, seed=9)
-    assert regraft.evaluate(tmp_path / "out", fresh, quiet=True).accuracy.value >= 0.8
+    figures = regraft.evaluate(tmp_path / "out", fresh, quiet=True)
+    assert figures.log_loss < 1.0, "a handful may mislead, but must not make it sure of what is wrong"
 
 
 def test_test_data_of_its_own(crops: Path, tmp_path: Path) -> None:

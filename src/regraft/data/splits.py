@@ -133,7 +133,7 @@ def check_classes(index: ImageIndex) -> Iterator[Finding]:
     for where in ("validation", "test"):
         names = [index.classes[k] for k in np.flatnonzero(unlearned & (counts[where] > 0))]
         if names:
-            raise DataError(f"{_names(names)} {_have(names)} images in {where} but none in training to learn from; "
+            raise DataError(f"{_names(names)} {_have(names)} images in {where} but none to learn from; "
                             "add some, or take the class away")
     if unlearned.any():
         names = [index.classes[k] for k in np.flatnonzero(unlearned)]

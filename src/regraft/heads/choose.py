@@ -27,7 +27,12 @@ _REFINED = (3.0, 1 / 3)
 
 #: Factors from squared distances to logits for the nearest class mean; features have a mean square of 1.
 _SCALES = (2.0, 5.0, 10.0, 20.0, 40.0)
-_DEFAULT_SCALE = 10.0
+
+#: With fewer held-out images a choice is chance.
+_LEAST_HELD = 8
+
+#: The strength where nothing can be held out to choose it.
+_UNMEASURED_STRENGTH = 1e-4
 
 #: Candidates that go from the first round (one strength, at most two divisions) into the second.
 _FINALISTS = 3
@@ -95,16 +100,18 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on at most two divisions, then the best few over the whole path
-    of strengths on all of them. With no division (too few images to hold any out) the nearest class mean on
-    the last readout.
+    of strengths on all of them. With hardly an image held out, a fixed head that does well with a
+    handful of images.
     """
-    if not divisions:
-        return Choice(Candidate((names[-2],), kind="nearest_mean").at(_DEFAULT_SCALE), by)
+    if sum(len(held) for _, held in divisions) < _LEAST_HELD:
+        return Choice(_unmeasured(names), "experience with other sets: there are too few images to measure it")
     few = _is_few(y_N, divisions, classes)
     score = functools.partial(_score, blocks, y_N, classes)
     first = in_threads(lambda c: score(divisions[:_FIRST_DIVISIONS], c, _first_strengths(c)), candidates(names, few))
     ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
-    best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))[:finalists]
+    best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))
+    if not few:  # of a handful of images one round says nothing, and trying everything is cheap
+        best_few = best_few[:finalists]
     second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0])),
                         [(c, d) for c in best_few for d in divisions])
     tried = _pooled(second, divisions)
@@ -113,6 +120,12 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     more = in_threads(lambda d: score([d], _candidate(best), refined), divisions)
     tried = sorted([*tried, *_pooled(more, divisions)], key=_rank)
     return Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+
+
+def _unmeasured(names: Sequence[str]) -> HeadSettings:
+    """What does well with a handful of images on other sets: see LOG.md."""
+    *stages, last, _ = names
+    return Candidate((last, *reversed(stages[-2:])), "equal").at(_UNMEASURED_STRENGTH)
 
 
 def _path(candidate: Candidate) -> tuple[float, ...]:

@@ -16,6 +16,10 @@ from regraft.records.heads import HeadSettings, Weighting
 Blocks = Mapping[str, NDArray[np.float32]]
 
 
+#: How many images the average variance of a readout counts for beside each number's own.
+_PRIOR_IMAGES = 10
+
+
 @dataclass(frozen=True)
 class Standardisation:
     """Mean and factor of each of the D joined numbers; applied rows have a mean squared length of 1."""
@@ -31,12 +35,15 @@ class Standardisation:
         for name in readouts:
             X_ND = blocks[name]
             mean = X_ND.mean(0, dtype=np.float64)
-            std = np.sqrt(np.maximum(_mean_square(X_ND) - mean**2, 0))
+            variance = np.maximum(_mean_square(X_ND) - mean**2, 0)
             # A number that never changes says nothing; rounding must not turn it into noise.
-            alive = std > 1e-5 * np.maximum(np.abs(mean), std.max(initial=0.0))
+            alive = variance > 1e-10 * np.maximum(mean**2, variance.max(initial=0.0))
+            # Of a handful of images a variance is a guess: lean on the average of the readout's numbers.
+            typical = variance[alive].mean() if alive.any() else 1.0
+            leaned = (len(X_ND) * variance + _PRIOR_IMAGES * typical) / (len(X_ND) + _PRIOR_IMAGES)
             share = width if weighting == "by_width" else len(readouts) * X_ND.shape[1]
             means.append(mean)
-            factors.append(np.where(alive, 1 / (np.where(alive, std, 1) * np.sqrt(share)), 0))
+            factors.append(np.where(alive, 1 / np.sqrt(leaned * share), 0))
         return cls(np.concatenate(means), np.concatenate(factors))
 
     def apply(self, blocks: Blocks, readouts: Sequence[str], rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:

@@ -5,24 +5,23 @@ compact form (Byrd, Nocedal & Schnabel, Math. Programming 63, 1994). The Hessian
 least-squares fit in which each row counts by the curvature ``p (1 - p)`` its predictions have at the start; 5 to 20
 steps then do at any strength, where plain L-BFGS takes hundreds.
 
-With fewer rows than columns (N < R) the weights are ``Z^T A``: the fit runs over A [N, K] and needs only the Gram
-matrix ``Z Z^T``.
+With fewer rows than columns (N < R) the rows are replaced by those of the Cholesky factor of their Gram matrix: the
+same distances, hence the same penalised fit, in N instead of R coordinates.
 
 All in numpy: scipy brings a second BLAS, whose waiting threads would take the cores from numpy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: A fit is done when a Newton-like step promises to lower the loss by less than half of this (nats); an optimum
 #: for reporting, as near as sums in float32 can tell.
-TOLERANCE = 1e-8
+TOLERANCE = 1e-7
 
 #: The same where fits are only compared with each other: scores differ in the fourth digit.
 ROUGH = 1e-4
@@ -41,6 +40,9 @@ _LEAST_SHARE = 0.1
 
 #: Below this size LAPACK factors and inverts as fast as two halves and their products.
 _SMALL = 96
+
+#: Added to the diagonal of a Gram matrix, as a share of its mean: what float32 needs to factor it.
+_RIDGE = 1e-4
 
 Array = NDArray[np.float32]
 
@@ -81,110 +83,52 @@ def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Seque
         yield Fit(strength, space.weights(X_PK[:-1]), X_PK[-1].copy(), steps)
 
 
-class _Preconditioner(Protocol):
-    def __call__(self, g_PK: Array) -> Array:
-        """A rough inverse Hessian times a gradient."""
+@dataclass(frozen=True)
+class _Space:
+    """The coordinates a fit runs in: rows C [N, P], their Gram matrix ``C^T C / N``, and the way back.
 
+    Coefficients and gradients are [P + 1, K], the last row being the bias. ``back`` [R, P] turns weights on
+    coordinates into weights on the given columns; None where they are the same.
+    """
 
-class _Space(Protocol):
-    """The coefficients a fit runs over. Coefficients and gradients are [P + 1, K], the last row being the bias."""
+    C_NP: Array
+    gram_PP: Array
+    back_RP: Array | None
 
     @property
     def size(self) -> int:
         """P."""
+        return len(self.gram_PP)
 
-    def metric(self, X_PK: Array) -> Array:
-        """The partner of X in inner products; rows of weights, not of coefficients, have lengths."""
-
-    def scores(self, X_PK: Array, metric_X_PK: Array) -> Array:
+    def scores(self, X_PK: Array) -> Array:
         """Logits [N, K]."""
-
-    def gradient(self, G_NK: Array) -> Array:
-        """Gradient [P, K] of the weights' part of a loss whose gradient in the scores is G."""
-
-    def preconditioner(self, w_N: Array, strength: float) -> _Preconditioner:
-        """For rows of curvature w."""
-
-    def weights(self, A_PK: Array) -> Array:
-        """Weights [R, K] of the coefficients without the bias."""
-
-
-@dataclass(frozen=True)
-class _Primal:
-    """Coefficients are the weights themselves."""
-
-    Z_NR: Array
-    gram_RR: Array
-
-    @property
-    def size(self) -> int:
-        return len(self.gram_RR)
-
-    def metric(self, X_PK: Array) -> Array:
-        return X_PK
-
-    def scores(self, X_PK: Array, metric_X_PK: Array) -> Array:  # noqa: ARG002 - the dual space needs the other one
-        scores: Array = self.Z_NR @ X_PK[:-1]
+        scores: Array = self.C_NP @ X_PK[:-1]
         scores += X_PK[-1]
         return scores
 
-    def gradient(self, G_NK: Array) -> Array:
-        gradient: Array = self.Z_NR.T @ G_NK
-        return gradient
-
-    def preconditioner(self, w_N: Array, strength: float) -> _Preconditioner:
+    def preconditioner(self, w_N: Array, strength: float) -> Callable[[Array], Array]:
+        """A rough inverse Hessian, to be applied to gradients, for rows of curvature w."""
         # One curvature for all rows: the weighted Gram matrix would cost more than the steps it saves.
         curvature = w_N.mean(dtype=np.float32)
-        inverse = _inverse(self.gram_RR * curvature, strength)
-        return lambda g: np.concatenate([inverse @ g[:-1], g[-1:] / curvature])
+        inverse = _inverse(self.gram_PP * curvature, strength)
+        return lambda g_PK: np.concatenate([inverse @ g_PK[:-1], g_PK[-1:] / curvature])
 
-    def weights(self, A_PK: Array) -> Array:
-        return A_PK.copy()
-
-
-@dataclass(frozen=True)
-class _Dual:
-    """Coefficients A of the weights ``Z^T A``."""
-
-    Z_NR: Array
-    gram_NN: Array
-
-    @property
-    def size(self) -> int:
-        return len(self.Z_NR)
-
-    def metric(self, X_PK: Array) -> Array:
-        product = np.empty_like(X_PK)
-        np.matmul(self.gram_NN, X_PK[:-1], out=product[:-1])
-        product[-1] = X_PK[-1]
-        return product
-
-    def scores(self, X_PK: Array, metric_X_PK: Array) -> Array:  # noqa: ARG002 - the primal space needs the other one
-        scores: Array = metric_X_PK[:-1] + metric_X_PK[-1]
-        return scores
-
-    def gradient(self, G_NK: Array) -> Array:
-        return G_NK
-
-    def preconditioner(self, w_N: Array, strength: float) -> _Preconditioner:
-        # (Z^T W Z / n + s)^-1 Z^T q = Z^T W^(1/2) (W^(1/2) Z Z^T W^(1/2) / n + s)^-1 W^(-1/2) q
-        w_N1 = np.sqrt(w_N)[:, None]
-        weighted_NN: Array = w_N1 * self.gram_NN
-        weighted_NN *= w_N1.T / np.float32(len(w_N))
-        inverse = _inverse(weighted_NN, strength)
-        inverse *= w_N1
-        inverse /= w_N1.T
-        mean = w_N.mean(dtype=np.float32)
-        return lambda g: np.concatenate([inverse @ g[:-1], g[-1:] / mean])
-
-    def weights(self, A_PK: Array) -> Array:
-        weights: Array = self.Z_NR.T @ A_PK
+    def weights(self, V_PK: Array) -> Array:
+        """Weights [R, K] of the coefficients without the bias."""
+        weights: Array = V_PK.copy() if self.back_RP is None else self.back_RP @ V_PK
         return weights
 
 
 def _space(Z_NR: Array) -> _Space:
     n, r = Z_NR.shape
-    return _Dual(Z_NR, Z_NR @ Z_NR.T) if n < r else _Primal(Z_NR, (Z_NR.T @ Z_NR) / np.float32(n))
+    if n >= r:
+        return _Space(Z_NR, (Z_NR.T @ Z_NR) / np.float32(n), None)
+    gram_NN = Z_NR @ Z_NR.T
+    # A Gram matrix of centred rows has no full rank; in float32 its factor needs this much to stand on.
+    gram_NN[np.diag_indices(n)] += np.float32(_RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
+    root = _inverse_root(gram_NN)
+    C_NN: Array = np.tril(gram_NN @ root.T).astype(np.float32, copy=False)
+    return _Space(C_NN, (C_NN.T @ C_NN) / np.float32(n), Z_NR.T @ root.T)
 
 
 def _inverse(H_PP: Array, strength: float) -> Array:
@@ -213,23 +157,22 @@ def _inverse_root(H_PP: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Point:
-    """Coefficients, their metric partner, scores [N, K], and what follows from them."""
+    """Coefficients, scores [N, K], and what follows from them."""
 
     X_PK: Array
-    metric_PK: Array
     scores_NK: Array
     P_NK: Array
     loss: float
 
     @classmethod
-    def at(cls, X_PK: Array, metric_PK: Array, scores_NK: Array, y_N: NDArray[np.int32], strength: float) -> _Point:
+    def at(cls, X_PK: Array, scores_NK: Array, y_N: NDArray[np.int32], strength: float) -> _Point:
         P_NK = scores_NK - scores_NK.max(1, keepdims=True)
         right_N = P_NK[np.arange(len(y_N)), y_N]
         np.exp(P_NK, out=P_NK)
         total_N = P_NK.sum(1)
         P_NK /= total_N[:, None]
         entropy = float((np.log(total_N) - right_N).mean(dtype=np.float64))
-        return cls(X_PK, metric_PK, scores_NK, P_NK, entropy + 0.5 * strength * _dot(X_PK[:-1], metric_PK[:-1]))
+        return cls(X_PK, scores_NK, P_NK, entropy + 0.5 * strength * _dot(X_PK[:-1], X_PK[:-1]))
 
     def gradient(self, space: _Space, y_N: NDArray[np.int32], strength: float) -> Array:
         G_NK = self.P_NK.copy()
@@ -237,7 +180,7 @@ class _Point:
         G_NK /= np.float32(len(y_N))
         gradient = np.empty_like(self.X_PK)
         np.multiply(self.X_PK[:-1], np.float32(strength), out=gradient[:-1])
-        gradient[:-1] += space.gradient(G_NK)
+        gradient[:-1] += space.C_NP.T @ G_NK
         gradient[-1] = G_NK.sum(0)
         return gradient
 
@@ -256,41 +199,37 @@ def _dot(a: Array, b: Array) -> float:
 class _Memory:
     """The last few steps with the changes of the gradient along them."""
 
-    def __init__(self, shape: tuple[int, ...], space: _Space) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         flat = (_MEMORY, int(np.prod(shape)))
         self.S = np.empty(flat, np.float32)
-        self.metric_S = self.S if isinstance(space, _Primal) else np.empty(flat, np.float32)
         self.Y = np.empty(flat, np.float32)
         self.products = np.zeros((_MEMORY, _MEMORY))
         self.added = 0
 
-    def add(self, step: Array, metric_step: Array, change: Array) -> None:
+    def add(self, step: Array, change: Array) -> None:
         """Remember a pair, unless rounding has taken its curvature."""
-        if _dot(metric_step, change) <= 0:
+        if _dot(step, change) <= 0:
             return
         slot = self.added % _MEMORY
-        self.S[slot], self.metric_S[slot], self.Y[slot] = step.ravel(), metric_step.ravel(), change.ravel()
+        self.S[slot], self.Y[slot] = step.ravel(), change.ravel()
         self.added += 1
         used = min(self.added, _MEMORY)
-        self.products[:used, slot] = self.metric_S[:used] @ self.Y[slot]
+        self.products[:used, slot] = self.S[:used] @ self.Y[slot]
+        self.products[slot, :used] = self.Y[:used] @ self.S[slot]
 
-    def direction(self, g_PK: Array, space: _Space, preconditioner: _Preconditioner) -> tuple[Array, Array]:
-        """Inverse Hessian times gradient, and its metric partner."""
+    def direction(self, g_PK: Array, preconditioner: Callable[[Array], Array]) -> Array:
+        """Inverse Hessian times gradient."""
         if not self.added:
-            d = preconditioner(g_PK)
-            return d, space.metric(d)
+            return preconditioner(g_PK)
         used = min(self.added, _MEMORY)
         order = np.arange(self.added - used, self.added) % _MEMORY
         back = np.argsort(order)
         R = np.triu(self.products[np.ix_(order, order)])
-        a = np.linalg.solve(R, (self.metric_S[:used] @ g_PK.ravel())[order])
+        a = np.linalg.solve(R, (self.S[:used] @ g_PK.ravel())[order])
         q = g_PK.ravel() - a[back].astype(np.float32) @ self.Y[:used]
         d = preconditioner(q.reshape(g_PK.shape))
-        metric_d = space.metric(d)
-        b = np.linalg.solve(R.T, R.diagonal() * a - (self.Y[:used] @ metric_d.ravel())[order])
-        b32 = b[back].astype(np.float32)
-        d = d + (b32 @ self.S[:used]).reshape(d.shape)
-        return d, d if self.metric_S is self.S else metric_d + (b32 @ self.metric_S[:used]).reshape(d.shape)
+        b = np.linalg.solve(R.T, R.diagonal() * a - (self.Y[:used] @ d.ravel())[order])
+        return d + (b[back].astype(np.float32) @ self.S[:used]).reshape(d.shape)
 
 
 def _optimum(space: _Space, y_N: NDArray[np.int32], X_PK: Array, strength: float, tolerance: float,
@@ -312,35 +251,33 @@ def _descend(space: _Space, y_N: NDArray[np.int32], X_PK: Array, strength: float
 
     Starting anew, with the curvatures of where one has come to, also sheds what rounding has added up to.
     """
-    metric = space.metric(X_PK)
-    point = _Point.at(X_PK, metric, space.scores(X_PK, metric), y_N, strength)
+    point = _Point.at(X_PK, space.scores(X_PK), y_N, strength)
     gradient = point.gradient(space, y_N, strength)
     preconditioner = space.preconditioner(point.curvature(), strength)
-    memory = _Memory(X_PK.shape, space)
+    memory = _Memory(X_PK.shape)
     for steps in range(_STEPS_AT_ONCE):
-        d, metric_d = memory.direction(gradient, space, preconditioner)
-        promise = _dot(gradient, metric_d)
+        d = memory.direction(gradient, preconditioner)
+        promise = _dot(gradient, d)
         if abs(promise) <= tolerance:
             return point.X_PK, steps, True
-        following = _search(space, y_N, point, d, metric_d, promise, strength) if promise > 0 else None
+        following = _search(space, y_N, point, d, promise, strength) if promise > 0 else None
         if following is None:
             return point.X_PK, steps, False
         new_gradient = following.gradient(space, y_N, strength)
-        memory.add(following.X_PK - point.X_PK, following.metric_PK - point.metric_PK, new_gradient - gradient)
+        memory.add(following.X_PK - point.X_PK, new_gradient - gradient)
         point, gradient = following, new_gradient
     return point.X_PK, _STEPS_AT_ONCE, False
 
 
-def _search(space: _Space, y_N: NDArray[np.int32], point: _Point, d_PK: Array, metric_d_PK: Array, promise: float,
-            strength: float) -> _Point | None:
+def _search(space: _Space, y_N: NDArray[np.int32], point: _Point, d_PK: Array, promise: float, strength: float,
+            ) -> _Point | None:
     """The first point along -d that lowers the loss enough, from a full step downwards; None if there is none."""
-    scores_d_NK = space.scores(d_PK, metric_d_PK)
+    scores_d_NK = space.scores(d_PK)
     length = 1.0
     for _ in range(_TRIES):
         t = np.float32(length)
         X_PK = point.X_PK - t * d_PK
-        metric_PK = X_PK if metric_d_PK is d_PK else point.metric_PK - t * metric_d_PK
-        new = _Point.at(X_PK, metric_PK, point.scores_NK - t * scores_d_NK, y_N, strength)
+        new = _Point.at(X_PK, point.scores_NK - t * scores_d_NK, y_N, strength)
         if new.loss <= point.loss - _SUFFICIENT * length * promise + min(_NOISE * point.loss, 0.1 * promise):
             return new
         # The lowest point of the parabola through both losses and the slope.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_weights(path: Path) -> State:
 
 
 def _unpickled(source: Path | io.BytesIO, name: str) -> State:
-    with _told(name):
+    with _told(name), warnings.catch_warnings(action="ignore"):  # PyTorch's advice on formats is not the user's
         loaded = torch.load(source, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
