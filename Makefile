@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs clean
@@ -20,9 +21,11 @@ check: $(VENV)/.installed-check ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed ## The measurements of benchmarks/
-	@if [ -f benchmarks/run.py ]; then $(BIN)/python -m benchmarks.run; \
-	else echo "benchmarks/run.py is not there; see benchmarks/ for single measurements"; fi
+# DATA: a folder of image sets, one sub-folder each.
+bench: $(VENV)/.installed ## Accuracy and memory, as benchmarks/results tells; DATA=FOLDER of image sets
+	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
+	$(BIN)/python -m benchmarks.memory --images 2000
+	$(BIN)/python -m benchmarks.memory --images 20000
 
 docs: $(VENV)/.installed-docs ## HTML pages of docs/ in docs/_build
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
