@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,12 +188,18 @@ def touched(data: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [moved, renamed, copied, touched])
-def test_what_keeps_the_pixels_computes_nothing(tmp_path: Path, folder: Path, change: Any) -> None:
+def test_what_keeps_the_bytes_is_not_even_decoded(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  change: Callable[[Path], None]) -> None:
+    def refuse(data: bytes, rules: Preprocessing) -> View:
+        raise AssertionError("a file was decoded")
+
     data = tmp_path / "data"
     run_pass(folder, write_pictures(data, 20))
     change(data)
     index = open_data(data)
-    features, found = run_pass(folder, index)
+    with monkeypatch.context() as patched:
+        patched.setattr(extraction, "view0", refuse)
+        features, found = run_pass(folder, index)
     assert features.computed == 0
     _, fresh = run_pass(tmp_path / "fresh", index)
     np.testing.assert_array_equal(found, fresh)
