@@ -67,8 +67,8 @@ def measure(images: int, scratch: Path, size: int = 224) -> dict[str, float]:
     imports, _ = peak_of([sys.executable, "-c", "import torch, timm, time; time.sleep(0.5)"])
     training, seconds = peak_of([sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(scratch / "out"),
                                  "--store", str(scratch / "store"), "--size", str(size), "--quiet"])
-    return {"images": images, "size": size, "imports_mib": imports, "training_mib": training, "above_imports_mib": training - imports,
-            "seconds": seconds}
+    return {"images": images, "size": size, "imports_mib": imports, "training_mib": training,
+            "above_imports_mib": training - imports, "seconds": seconds}
 
 
 def main() -> None:
