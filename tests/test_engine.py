@@ -5,6 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+import regraft.networks  # noqa: F401 - before PyTorch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import pytest
 import torch

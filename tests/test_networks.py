@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import regraft.networks  # noqa: F401 - before PyTorch, whose threads wait as it says
+
+# isort: split
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -389,6 +392,25 @@ def test_auxiliary_classifiers_are_left_out(name: str, tmp_path: Path) -> None:
     assert getattr(network.module, "transform_input")  # noqa: B009 - mypy takes it for a tensor
     assert not any(key.lower().startswith("aux") for key in network.state())
     restore(name, network.state())
+
+
+def test_a_downloaded_network_can_be_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved model holds the tensors of the network that was downloaded, auxiliary classifiers and all."""
+    from torchvision import models
+
+    really = models.get_model
+
+    def download(name: str, weights: str | None = None, **options: Any) -> nn.Module:
+        network: nn.Module = really(name, weights=None, **(
+            {"init_weights": False, "transform_input": True} if weights else options))
+        return network
+
+    monkeypatch.setattr(models, "get_model", download)
+    network = load_backbone("torchvision:googlenet", size=64)
+    restored = restore("torchvision:googlenet", network.state())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(restored(x), network.module(x))
 
 
 # -- readouts --------------------------------------------------------------------------------------
