@@ -108,3 +108,17 @@ def test_each_strength_is_yielded_in_order() -> None:
     assert [fit.strength for fit in fits] == [1e-2, 1e-3]
     assert np.abs(fits[0].V_RK).sum() < np.abs(fits[1].V_RK).sum()
     assert all(fit.V_RK.dtype == fit.b_K.dtype == np.float32 for fit in fits)
+
+
+@pytest.mark.parametrize("shape", [(700, 1500), (1500, 300)])
+def test_images_that_hardly_differ(shape: tuple[int, int]) -> None:
+    """One direction outweighs all others by far more than float32 can tell."""
+    rng = np.random.default_rng(0)
+    n, d = shape
+    y = (np.arange(n) % 3).astype(np.int32)
+    Z = np.outer(rng.normal(size=10)[np.arange(n) % 10] + y, np.ones(d))
+    Z -= Z.mean(0)
+    Z = (Z / np.sqrt((Z**2).sum(1).mean())).astype(np.float32)
+    for fit in fit_path(Z, y, 3, (1e-3, 1e-6)):
+        assert np.isfinite(fit.V_RK).all()
+        assert ((Z @ fit.V_RK + fit.b_K).argmax(1) == y).mean() > 0.4

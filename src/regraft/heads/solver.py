@@ -125,8 +125,7 @@ def _space(Z_NR: Array) -> _Space:
         return _Space(Z_NR, (Z_NR.T @ Z_NR) / np.float32(n), None)
     gram_NN = Z_NR @ Z_NR.T
     # A Gram matrix of centred rows has no full rank; in float32 its factor needs this much to stand on.
-    gram_NN[np.diag_indices(n)] += np.float32(_RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
-    root = _inverse_root(gram_NN)
+    root = _ridged_inverse_root(gram_NN, _RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
     C_NN: Array = np.tril(gram_NN @ root.T).astype(np.float32, copy=False)
     return _Space(C_NN, (C_NN.T @ C_NN) / np.float32(n), Z_NR.T @ root.T)
 
@@ -134,10 +133,27 @@ def _space(Z_NR: Array) -> _Space:
 def _inverse(H_PP: Array, strength: float) -> Array:
     """``(H + strength)^-1`` of a positive semi-definite H, [P, P]; overwrites H."""
     # Rounding may push the smallest eigenvalue below zero by a share of the largest, which the trace bounds.
-    H_PP[np.diag_indices_from(H_PP)] += np.float32(strength + 3e-7 * float(H_PP.trace()))
-    root = _inverse_root(H_PP)
+    root = _ridged_inverse_root(H_PP, strength + 3e-7 * float(H_PP.trace()))
     inverse: Array = root.T @ root
     return inverse
+
+
+def _ridged_inverse_root(H_PP: Array, ridge: float) -> Array:
+    """:func:`_inverse_root` of ``H + ridge``, which H becomes.
+
+    Where one direction outweighs all others (images that hardly differ), rounding exceeds the ridge; it is then
+    raised until the matrix can be factored. Raises LinAlgError only for what is no finite matrix.
+    """
+    diagonal = np.diag_indices_from(H_PP)
+    bare = H_PP[diagonal].copy()
+    while True:
+        H_PP[diagonal] = bare + np.float32(ridge)
+        try:
+            return _inverse_root(H_PP)
+        except np.linalg.LinAlgError:
+            if not ridge <= bare.max():
+                raise
+            ridge *= 10
 
 
 def _inverse_root(H_PP: Array) -> Array:
