@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -237,12 +239,16 @@ def _start(data: Path, out: Path, store: Path) -> subprocess.Popen[str]:
 
 
 def _wait_for_rows(store: Path, rows: int) -> None:
-    """Until the pass has written so many rows to disk."""
+    """Until the pass has committed so many rows."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        if sum(file.stat().st_size for file in store.glob("*.f32")) >= rows * 3_000 * 4:
-            return
         time.sleep(0.05)
+        if not list(store.glob("*.f32")):
+            continue
+        with contextlib.closing(sqlite3.connect(store / "index.sqlite", timeout=60)) as database:
+            (found,) = database.execute("SELECT COUNT(*) FROM rows").fetchone()
+        if found >= rows:
+            return
     pytest.fail("the pass wrote nothing")
 
 
