@@ -27,11 +27,6 @@ def manifest_text(files: dict[str, str]) -> str:
     return json.dumps({**listed, "digest": digest}, indent=2) + "\n"
 
 
-def digest_of(folder: Path) -> str:
-    """The digest that names a finished model; :func:`verify` should have passed."""
-    return str(json.loads((folder / NAME).read_text("utf-8"))["digest"])
-
-
 def verify(folder: Path, expected: Sequence[str]) -> None:
     """Check every byte that decides answers.
 

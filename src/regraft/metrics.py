@@ -1,4 +1,4 @@
-"""Pure functions of probabilities and labels; scikit-learn's where it has them."""
+"""Pure functions of probabilities and labels; the tests hold them against scikit-learn's."""
 
 from __future__ import annotations
 

@@ -30,9 +30,6 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line about what happens or was found."""
 
-    def warn(self, text: str) -> None:
-        """One line the user should not miss."""
-
     def task(self, title: str, total: int) -> Any:
         """A context manager that yields a :class:`Task` of ``total`` items."""
 
@@ -75,9 +72,6 @@ class Silent:
     """Says nothing."""
 
     def say(self, text: str) -> None:
-        """Drop the line."""
-
-    def warn(self, text: str) -> None:
         """Drop the line."""
 
     @contextmanager
@@ -130,10 +124,6 @@ class Lines:
         """Print one line."""
         print(text, file=self._stream or sys.stderr, flush=True)
 
-    def warn(self, text: str) -> None:
-        """Print one line, marked."""
-        self.say(f"warning: {text}")
-
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
         """Print a line every few seconds and one at the end."""
@@ -153,10 +143,6 @@ class Bars:
     def say(self, text: str) -> None:
         """Print one line above any running bar."""
         self._console.print(text, markup=False, highlight=False)
-
-    def warn(self, text: str) -> None:
-        """Print one yellow line above any running bar."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
