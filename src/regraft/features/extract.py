@@ -70,6 +70,10 @@ class Features:
         """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
         return self.space.read(self._located_N2[which], readouts)
 
+    def width(self, readout: str) -> int:
+        """How many numbers a readout has."""
+        return self.space.width(readout)
+
     @cached_property
     def _located_N2(self) -> NDArray[np.int64]:
         """Where each row lies, looked up once: nothing of an open space moves."""

@@ -434,6 +434,11 @@ class Space:
                                        [(time.time(), int(shard)) for shard in np.unique(found[:, 0])])
         return found
 
+    def width(self, readout: str) -> int:
+        """How many numbers a readout has."""
+        column = self._columns[readout]
+        return column.stop - column.start
+
     def read(self, located_N2: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
         """The joined readouts of located rows, float32 [N, D], in their order."""
         columns = [self._columns[name] for name in readouts]

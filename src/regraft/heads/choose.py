@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,7 +15,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
-from regraft.heads.linear import Blocks, Standardisation, fit_head, nearest_mean
+from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_at, fit_head, nearest_mean
 from regraft.heads.solver import fit_path, softmax
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
@@ -219,18 +219,27 @@ def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) ->
     return np.sort(rows[holdout(y_N[rows], None, _CHOOSING_ROWS / len(rows), seed)])
 
 
-def strength_for_all(blocks: Blocks, y_N: NDArray[np.int32], held: Blocks, y_held_M: NDArray[np.int32], classes: int,
-                     chosen: HeadSettings) -> HeadSettings:
-    """The strength that suits all rows: with more images than it was chosen on, the best one is weaker."""
-    standard = Standardisation.of(blocks, chosen.readouts, chosen.weighting)
-    Z_held = standard.apply(held, chosen.readouts, slice(None))
-    Z_train = standard.apply(blocks, chosen.readouts, slice(None))
+def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray[np.float32],
+             y_held_M: NDArray[np.int32], classes: int, widths: Mapping[str, int], chosen: HeadSettings) -> LinearHead:
+    """Fit on more images than ``chosen`` was chosen on; its strength is measured anew, the best one is weaker.
+
+    ``X_ND`` and ``held_MD`` are the joined readouts of ``chosen``, and are overwritten.
+    """
+    columns, at = {}, 0
+    for name in chosen.readouts:
+        columns[name] = X_ND[:, at:at + widths[name]]
+        at += widths[name]
+    standard = Standardisation.of(columns, chosen.readouts, chosen.weighting)
+    for rows in (X_ND, held_MD):
+        standard.apply_in_place(rows)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
     losses = []
-    for fit in fit_path(Z_train, y_N, classes, strengths):
-        P = softmax(Z_held @ fit.V_RK + fit.b_K)
+    for fit in fit_path(X_ND, y_N, classes, strengths):
+        P = softmax(held_MD @ fit.V_RK + fit.b_K)
         losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], _FLOOR)).mean())
-    return replace(chosen, strength=strengths[int(np.argmin(losses))])
+    best = strengths[int(np.argmin(losses))]
+    fit = fit_at(X_ND, y_N, classes, best)
+    return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=best))
 
 
 def divide(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, number: int, seed: int) -> list[Division]:

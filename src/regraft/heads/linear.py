@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import DataError
-from regraft.heads.solver import TOLERANCE, fit_path, softmax
+from regraft.heads.solver import TOLERANCE, Fit, fit_path, softmax
 from regraft.records.heads import HeadSettings, Weighting
 
 #: One array [N, D_r] a readout; rows are the same images in all of them.
@@ -58,6 +58,11 @@ class Standardisation:
             Z_ND[:, columns] *= self.factor_D[columns].astype(np.float32)
             at += X.shape[1]
         return Z_ND
+
+    def apply_in_place(self, X_ND: NDArray[np.float32]) -> None:
+        """Standardise joined rows where they are: of many images there is no room for a second copy."""
+        X_ND -= self.mean_D.astype(np.float32)
+        X_ND *= self.factor_D.astype(np.float32)
 
     def fold(self, V_DK: NDArray[np.floating], b_K: NDArray[np.floating], settings: HeadSettings) -> LinearHead:
         """The head on raw readouts that does what V and b do on standardised ones."""
@@ -110,10 +115,16 @@ def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: Hea
     if settings.kind == "nearest_mean":
         V_DK, b_K = nearest_mean(Z_ND, y_N, classes)
         return standard.fold(V_DK * settings.strength, b_K * settings.strength, settings)
-    # From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there.
-    path = [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * settings.strength] + [settings.strength]
-    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=TOLERANCE)
+    fit = fit_at(Z_ND, y_N, classes, settings.strength)
     return standard.fold(fit.V_RK, fit.b_K, settings)
+
+
+def fit_at(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int, strength: float) -> Fit:
+    """The optimum at one strength, on standardised rows."""
+    # From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there.
+    path = [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * strength] + [strength]
+    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=TOLERANCE)
+    return fit
 
 
 def nearest_mean(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int,

@@ -240,13 +240,14 @@ def _by_split(readable: ImageIndex, features: Features, learn: NDArray[np.int64]
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
     choice = choose.choose(_blocks(features, both, names), y_N[both], classes, [division], by, names)
     chosen = choice.chosen
-    blocks = _blocks(features, learn, chosen.readouts)
-    of_held = _blocks(features, held, chosen.readouts)
     if len(few) < len(learn):
-        chosen = choose.strength_for_all(blocks, y_N[learn], of_held, y_N[held], classes, chosen)
-        choice = dataclasses.replace(choice, chosen=chosen)
-    head = fit_head(blocks, y_N[learn], classes, chosen)
-    P = head.probabilities(np.concatenate([of_held[name] for name in chosen.readouts], 1))
+        widths = {name: features.width(name) for name in chosen.readouts}
+        head = choose.fit_many(features.read(learn, chosen.readouts), y_N[learn], features.read(held, chosen.readouts),
+                               y_N[held], classes, widths, chosen)
+        choice = dataclasses.replace(choice, chosen=head.settings)
+    else:
+        head = fit_head(_blocks(features, learn, chosen.readouts), y_N[learn], classes, chosen)
+    P = head.probabilities(features.read(held, chosen.readouts))
     return head, choice, evaluation.judge(
         P, y_N[held], readable.classes, split="validation", method="held out from fitting, used for choosing",
         majority=int(np.bincount(y_N[learn]).argmax()))
