@@ -304,6 +304,12 @@ def check(settings: object) -> None:
 
 
 def _type_problem(item: Declared, value: object) -> str | None:
+    if get_origin(item.type) is tuple:
+        one = dataclasses.replace(item, type=get_args(item.type)[0])
+        members = value if isinstance(value, tuple) else (None,)
+        found = (_type_problem(one, member) or item.setting.problem(member) for member in members)
+        problem = next((words for words in found if words), None)
+        return f"a list, each of it {problem}" if problem else None
     if item.choices:
         return None if value in item.choices else "one of " + ", ".join(item.choices)
     kinds = get_args(item.type) or (item.type,)

@@ -29,7 +29,7 @@ from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord
 from regraft.records.networks import InputSpec, Readout
-from regraft.records.plan import Plan
+from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder, claim, fresh_folder
@@ -68,8 +68,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     splits.write_splits(index, folder.path / "splits.csv")
     network, engine, rules = _backbone(settings, index)
     folds = _folds(settings, index)
-    plan = Plan(settings.strategy, network.name, network.digest, rules, network.readouts, folds, _REPEATS,
-                settings.seed, index.split_counts())
+    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, _REPEATS,
+               settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     with FeatureStore(settings.store) as store:
         with store.space(feature_key(rules, network.digest, engine)) as space:
@@ -164,7 +164,7 @@ class _Fitted:
     findings: tuple[Finding, ...]
 
 
-def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], plan: Plan, progress: Progress,
+def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], plan: Run, progress: Progress,
          deadline: Deadline) -> _Fitted:
     """Choose and fit the head, measure it; positions count the readable images."""
     readable = index.take(features.rows)
@@ -204,7 +204,7 @@ def _blocks(features: Features, rows: NDArray[np.int64], names: Sequence[str]) -
 
 
 def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64], names: Sequence[str], folds: int,
-              plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
+              plan: Run, progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
@@ -230,7 +230,7 @@ def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64]
 
 
 def _by_split(readable: ImageIndex, features: Features, learn: NDArray[np.int64], held: NDArray[np.int64],
-              names: Sequence[str], plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation]:
+              names: Sequence[str], plan: Run, progress: Progress) -> tuple[LinearHead, Choice, Evaluation]:
     """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
