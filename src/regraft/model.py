@@ -81,7 +81,8 @@ class Model:
                 from regraft.networks.weights import read_weights
             except ImportError:
                 raise MissingExtraError("predicting with a model folder", "train") from None
-            module = restore(self.record.backbone, read_weights(self.folder / BACKBONE))
+            module = restore(self.record.backbone, read_weights(self.folder / BACKBONE),
+                             self.record.preprocessing.size)
             readouts = self.record.readouts if all_readouts else self.record.head_readouts
             self._engines[key] = PyTorchEngine(module, readouts, self.record.preprocessing, device)
         return self._engines[key]
