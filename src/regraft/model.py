@@ -16,7 +16,7 @@ from regraft import manifest
 from regraft.data.listing import Seen, pictures
 from regraft.data.view import view0
 from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
-from regraft.heads.linear import LinearHead
+from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import ModelRecord
@@ -55,7 +55,7 @@ class Model:
     ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
     """
 
-    def __init__(self, folder: Path, record: ModelRecord, head: LinearHead, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages) -> None:
         self.folder = folder
         self.record = record
         self.head = head
@@ -171,13 +171,13 @@ def load(path: str | Path) -> Model:
         record = ModelRecord.from_dict(_json(folder / RECORD))
         head = load_file(folder / HEAD)
         images = load_file(folder / IMAGES)
-        model = Model(folder, record, LinearHead(record.head, head["weight"], head["bias"]),
+        model = Model(folder, record, restore_head(record.head, head),
                       SeenImages(_digests(images["training"]), _digests(images["validation"])))
     except (DataError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
     width = sum(readout.dim for readout in record.head_readouts)
-    if model.head.W_DK.shape != (width, len(record.classes)):
-        raise ModelError(f"{folder / HEAD} has weights {list(model.head.W_DK.shape)}, the record says "
+    if model.head.shape != (width, len(record.classes)):
+        raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
                          f"{[width, len(record.classes)]}")
     return model
 
@@ -198,7 +198,7 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord, backbone: State, head: LinearHead, seen: SeenImages) -> None:
+def save(folder: Path, record: ModelRecord, backbone: State, head: Head, seen: SeenImages) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
@@ -210,7 +210,7 @@ def save(folder: Path, record: ModelRecord, backbone: State, head: LinearHead, s
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
         BACKBONE: lambda: packed(backbone),
-        HEAD: lambda: tensors({"weight": head.W_DK, "bias": head.b_K}),
+        HEAD: lambda: tensors(head_tensors(head)),
         IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"

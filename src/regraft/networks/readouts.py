@@ -5,6 +5,7 @@ Found by running the network once and looking at what its modules give, not by a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regraft.errors import BackboneError
+from regraft.errors import BackboneError, UnknownNameError
 from regraft.records.networks import Pooling, Readout
 
 #: Earlier stages kept; the head's input and output come on top.
@@ -123,6 +124,48 @@ def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
         # Some networks average two heads, or have an activation after the last: only the whole gives class scores.
         Readout(LOGITS, NETWORK, "none", classes),
     )
+
+
+def read_as(word: str, network: nn.Module, known: Sequence[Readout], size: int) -> Readout:
+    """The readout that a plan's word names: a known one, or a module's output; ``NAME/flatten`` is not pooled.
+
+    Raises UnknownNameError.
+    """
+    name, _, pooling = word.partition("/")
+    found = next((readout for readout in known if readout.name == name), None)
+    if pooling not in ("", "mean", "flatten"):
+        raise UnknownNameError("way to pool", pooling, ("mean", "flatten"), "write NAME, NAME/mean or NAME/flatten")
+    if found is not None and pooling != "flatten":
+        return found
+    modules = dict(network.named_modules())
+    if found is None and name not in modules:
+        raise UnknownNameError("readout", name, [*(r.name for r in known), *(m for m in modules if m)],
+                               f"the network has {', '.join(r.name for r in known)} and its modules' outputs")
+    node = name if found is None else found.node
+    shape = _shape_at(network, node, size)
+    if pooling == "flatten":
+        return Readout(word, node, "none", math.prod(shape))
+    seen = _describe(node, torch.empty(1, *shape, device="meta"), block=False)
+    return Readout(word, node, "none" if seen is None else seen.pooling,
+                   math.prod(shape) if seen is None else seen.shape[0])
+
+
+def _shape_at(network: nn.Module, node: str, size: int) -> tuple[int, ...]:
+    """Shape of one image's tensor at a node."""
+    shapes: list[tuple[int, ...]] = []
+    module = network.get_submodule(node.removesuffix(INPUT))
+    if node.endswith(INPUT):
+        handle = module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+    else:
+        handle = module.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(2, 3, size, size))
+    finally:
+        handle.remove()
+    if not shapes:
+        raise BackboneError(f"the network never runs its module {node}, so nothing can be read there")
+    return shapes[-1]
 
 
 def _stages(seen: list[_Seen]) -> list[_Seen]:
