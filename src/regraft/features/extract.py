@@ -225,15 +225,20 @@ class _Pass:
             self._known = [known for known in self._known if known[2].digest in self._batch]
 
 
-def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Generator[_R]:
-    """Results in order, computed by one thread a core, a bounded number ahead of the reader."""
-    workers = _cores()
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int | None = None,
+                ahead: int | None = None) -> Generator[_R]:
+    """Results in order, computed by one thread a core (or ``workers``; 0 for none), a bounded number ahead."""
+    workers = _cores() if workers is None else workers
+    if workers == 0:
+        yield from map(function, items)
+        return
+    ahead = workers * _QUEUE if ahead is None else ahead
     waiting: deque[Future[_R]] = deque()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
     try:
         for item in items:
             waiting.append(executor.submit(function, item))
-            if len(waiting) >= workers * _QUEUE:
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
