@@ -14,14 +14,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "features", "heads",
-         "evaluation", "manifest", "model", "runs", "demonstration", "api", "cli", "__main__")
+         "training", "evaluation", "manifest", "model", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
     "regraft.engines.contract", "regraft.features.store", "regraft.features.extract", "regraft.heads.choose",
-    "regraft.evaluation", "regraft.manifest", "regraft.model", "regraft.runs.train", "regraft.runs.evaluate",
+    "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
+    "regraft.manifest", "regraft.model", "regraft.runs.train", "regraft.runs.evaluate",
     "regraft.demonstration", "regraft.api", "regraft.cli",
 )
 

@@ -282,9 +282,9 @@ class Declared:
 
 
 def declared(settings: type[Any]) -> Iterator[Declared]:
-    """The settings of a class in the order of their declaration."""
+    """The settings of a class in the order of their declaration; a field that no caller sets is none."""
     hints = typing.get_type_hints(settings, include_extras=True)
-    for field in dataclasses.fields(settings):
+    for field in (field for field in dataclasses.fields(settings) if field.init):
         annotated, setting = get_args(hints[field.name])
         yield Declared(field.name, annotated, field.default, setting)
 
