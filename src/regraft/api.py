@@ -13,6 +13,7 @@ from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
     EvaluateSettings,
+    FetchSettings,
     PredictSettings,
     StoreSettings,
     TrainSettings,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.features.store import StoreUse
     from regraft.model import Model
-    from regraft.records.networks import BackboneDetail, Backbones
+    from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.results import Evaluation, Predictions, TrainResult
 
 
@@ -129,6 +130,21 @@ def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
     from regraft.networks.build import describe
 
     return describe(settings.name)
+
+
+@takes(FetchSettings)
+def fetch(settings: FetchSettings) -> Fetched:
+    """Write a backbone's weights to a file for a machine without a connection.
+
+    They are taken from this machine where they lie on it, else downloaded; the result names the line to type on
+    the other machine. ``regraft backbones fetch NAME --to DIR`` is the same command.
+
+    Raises UnknownNameError for an unknown backbone, BackboneError where its weights can't be had, OutputError
+    where the folder can't be written.
+    """
+    from regraft.runs.fetch import fetch as run
+
+    return run(settings)
 
 
 @takes(StoreSettings)

@@ -233,6 +233,19 @@ class BackbonesSettings:
         check(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class FetchSettings:
+    """Settings of ``fetch``."""
+
+    name: Annotated[str, Setting("The pre-trained network; `regraft backbones` lists them.", metavar="NAME",
+                                 positional=True)]
+    _: dataclasses.KW_ONLY
+    to: Annotated[str | Path, Setting("The folder that the weight file is written to.", metavar="DIR")] = "."
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """Settings of ``store``."""

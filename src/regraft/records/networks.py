@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from regraft.records.base import Record
+from regraft.records.base import Record, shown
 from regraft.records.preprocessing import Interpolation
 
 Source = Literal["bundled", "timm", "torchvision"]
@@ -117,3 +117,32 @@ class BackboneDetail(Record):
             *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node or 'output'}" for r in self.readouts),
         ]
         return "\n".join(line for line in facts if line)
+
+
+@dataclass(frozen=True, repr=False)
+class Fetched(Record):
+    """Weights laid down for a machine without a connection.
+
+    Attributes
+    ----------
+    name, source, licence:
+        As in the catalogue.
+    file, bytes:
+        The safetensors file and its size; name, source, licence and digest stand in its metadata too.
+    weights_digest:
+        Of the network with its tensors, as model folders record it.
+    line:
+        What to type on the other machine.
+    """
+
+    name: str
+    source: Source
+    licence: str | None
+    file: str
+    bytes: int
+    weights_digest: str
+    line: str
+
+    def __repr__(self) -> str:
+        return (f"{shown(self.file)}: {self.bytes / 2**20:,.1f} MiB, weights of {self.name} ({self.source}, licence "
+                f"{self.licence or 'not stated by its source'})\non the other machine: {shown(self.line)}")
