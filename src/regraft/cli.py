@@ -36,8 +36,8 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "backbones": api.backbones,
-    "fetch": api.fetch, "store": api.store, "demo": api.demo,
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo,
 }
 
 

@@ -158,7 +158,7 @@ def _timm(name: str) -> Backbone:
 
 
 def timm_config(name: str) -> Any:
-    """timm's record of the weights behind a name of its own (``hf_hub_id``, ``url``, ...), or None."""
+    """The record that timm has of the weights behind a name of its own (``hf_hub_id``, ``url``, ...), or None."""
     return _timm_module().get_pretrained_cfg(name)
 
 

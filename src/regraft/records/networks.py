@@ -9,7 +9,7 @@ from regraft.records.base import Record, shown
 from regraft.records.preprocessing import Interpolation
 
 Source = Literal["bundled", "timm", "torchvision"]
-Pooling = Literal["mean", "tokens", "mean_last", "none"]
+Pooling = Literal["mean", "tokens", "mean_last", "max", "max_tokens", "max_last", "none"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +58,8 @@ class Readout(Record):
     """A place where features are read: the output of module ``node``, pooled to D numbers.
 
     ``pooling``: ``mean`` over the positions of [B, C, H, W]; ``mean_last`` of [B, H, W, C]; ``tokens`` of
-    [B, N, C]; ``none`` for [B, D]. ``node`` ends in ``:input`` where a module's input is meant, and is empty for
+    [B, N, C]; ``max``, ``max_last`` and ``max_tokens`` the largest instead; ``none`` for [B, D], and for what is
+    kept in its own shape, row-major. ``node`` ends in ``:input`` where a module's input is meant, and is empty for
     the output of the whole network.
     """
 

@@ -73,8 +73,8 @@ def whole_file(path: Path, forecast: int) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < forecast:
-            raise OutputError(f"{shown(str(path))} needs {forecast:,} bytes, {free:,} are free there; take another place "
-                              "or free some")
+            raise OutputError(f"{shown(str(path))} needs {forecast:,} bytes, {free:,} are free there; free some, or "
+                              "take another place")
         yield half
         with half.open("rb") as file:
             os.fsync(file.fileno())
