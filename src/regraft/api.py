@@ -13,6 +13,8 @@ from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
     EvaluateSettings,
+    FeaturesSettings,
+    FetchSettings,
     PredictSettings,
     StoreSettings,
     TrainSettings,
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.features.store import StoreUse
     from regraft.model import Model
-    from regraft.records.networks import BackboneDetail, Backbones
+    from regraft.records.features import FeatureExport
+    from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.results import Evaluation, Predictions, TrainResult
 
 
@@ -51,7 +54,26 @@ def train(settings: TrainSettings) -> TrainResult:
     TimeLimitError
         The time limit was reached; what is computed is kept.
     """
-    from regraft.runs.train import train as run
+    from regraft.features.files import is_feature_file
+
+    if is_feature_file(settings.data):
+        from regraft.runs.train_file import train as run
+    else:
+        from regraft.runs.train import train as run
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(FeaturesSettings)
+def features(settings: FeaturesSettings) -> FeatureExport:
+    """Write what one layer of a frozen backbone gives for each image to a file.
+
+    HDF5, NumPy's npz, Parquet or safetensors, by the file's ending, with labels, class names, paths and splits.
+    ``train`` learns from such a file without running the network again.
+
+    Raises DataError for unusable images, UnknownNameError for an unknown layer, BackboneError, OutputError where
+    the file exists, can't be written or does not fit on the disk.
+    """
+    from regraft.runs.features import features as run
 
     return run(settings, _progress(settings.quiet))
 
@@ -129,6 +151,21 @@ def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
     from regraft.networks.build import describe
 
     return describe(settings.name)
+
+
+@takes(FetchSettings)
+def fetch(settings: FetchSettings) -> Fetched:
+    """Write a backbone's weights to a file for a machine without a connection.
+
+    They are taken from this machine where they lie on it, else downloaded; the result names the line to type on
+    the other machine. ``regraft backbones fetch NAME --to DIR`` is the same command.
+
+    Raises UnknownNameError for an unknown backbone, BackboneError where its weights can't be had, OutputError
+    where the folder can't be written.
+    """
+    from regraft.runs.fetch import fetch as run
+
+    return run(settings)
 
 
 @takes(StoreSettings)

@@ -13,18 +13,31 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import typer
+import typer.core
 
 from regraft import __version__, api
 from regraft.errors import RegraftError
 from regraft.progress import Lines
 from regraft.settings import Declared, declared
 
-app = typer.Typer(name="regraft", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+#: Commands that are spelled in two words too, beside a command that takes a name where the second word stands.
+SPELLINGS = {("backbones", "fetch"): "fetch"}
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands, by either spelling."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = SPELLINGS.get((args[0], args[1])) if len(args) > 1 else None
+        return super().resolve_command(ctx, args if known is None else [known, *args[2:]])
+
+
+app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "backbones": api.backbones,
-    "store": api.store, "demo": api.demo,
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo,
 }
 
 

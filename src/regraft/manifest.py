@@ -27,8 +27,8 @@ def manifest_text(files: dict[str, str]) -> str:
     return json.dumps({**listed, "digest": digest}, indent=2) + "\n"
 
 
-def verify(folder: Path, expected: Sequence[str]) -> None:
-    """Check every byte that decides answers.
+def verify(folder: Path, expected: Sequence[str]) -> frozenset[str]:
+    """Check every byte that decides answers; the names of the files that were checked.
 
     Raises ModelError where the folder holds no finished model, TamperedError naming the file that differs.
     """
@@ -56,6 +56,7 @@ def verify(folder: Path, expected: Sequence[str]) -> None:
         if found != digest:
             raise TamperedError(f"{folder / name} was changed after the model was finished (SHA-256 {found[:12]}... "
                                 f"instead of {digest[:12]}...); the model can't be used")
+    return frozenset(files)
 
 
 def _listed(folder: Path, text: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from regraft.errors import DataError, ImageError, MissingExtraError, ModelError,
 from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
-from regraft.records.model import ModelRecord
+from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
 
-#: What every model folder must hold.
+#: What a model folder holds, and what it must hold: a head on features alone has no network.
 FILES = (RECORD, BACKBONE, HEAD, IMAGES)
+HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
 RUN = "run"
@@ -57,10 +58,15 @@ class Model:
 
     def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages) -> None:
         self.folder = folder
-        self.record = record
+        self._record = record
         self.head = head
         self.seen = seen
         self._engines: dict[tuple[str, bool], Engine] = {}
+
+    @property
+    def record(self) -> ModelRecord:
+        """What the model is."""
+        return self._record
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,7 +79,7 @@ class Model:
 
     def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", all_readouts: bool = False) -> Engine:
         """The engine that gives the head's readouts (or all that the training read); built once."""
-        key = (device, all_readouts)
+        key, record = (device, all_readouts), self.record
         if key not in self._engines:
             try:
                 from regraft.engines.pytorch import PyTorchEngine
@@ -81,10 +87,9 @@ class Model:
                 from regraft.networks.weights import read_weights
             except ImportError:
                 raise MissingExtraError("predicting with a model folder", "train") from None
-            module = restore(self.record.backbone, read_weights(self.folder / BACKBONE),
-                             self.record.preprocessing.size)
-            readouts = self.record.readouts if all_readouts else self.record.head_readouts
-            self._engines[key] = PyTorchEngine(module, readouts, self.record.preprocessing, device)
+            module = restore(record.backbone, read_weights(self.folder / BACKBONE), record.preprocessing.size)
+            readouts = record.readouts if all_readouts else record.head_readouts
+            self._engines[key] = PyTorchEngine(module, readouts, record.preprocessing, device)
         return self._engines[key]
 
     def predict(self, images: Any, *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -123,6 +128,38 @@ class Model:
         best = int(row_K.argmax())
         probabilities = {label: float(p) for label, p in zip(self.classes, row_K, strict=True)}
         return Prediction(name, self.classes[best], float(row_K[best]), probabilities)
+
+
+class HeadModel(Model):
+    """A head without a network, from a file of features; made by :func:`load`.
+
+    ``head.probabilities(features_ND)`` answers features; everything that needs the network raises ModelError.
+    """
+
+    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages) -> None:
+        self.folder = folder
+        self.about = about
+        self.head = head
+        self.seen = seen
+
+    @property
+    def record(self) -> ModelRecord:
+        """Raises ModelError: there is none of a network."""
+        origin = self.about.origin
+        how = ("its file of features does not say which network made them" if origin is None else
+               f"train again with --weights FILE, the weights of {origin.backbone} that made its features "
+               f"(digest {origin.weights_digest[:12]}...)")
+        raise ModelError(f"{self.folder} has no network and answers features only (model.head.probabilities), not "
+                          f"images; {how}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.about.classes
+
+    def __repr__(self) -> str:
+        return (f"Head of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
+                f"{', ...' if len(self.classes) > 8 else ''}) on {self.about.dim:,} features, without a network")
 
 
 def _sources(images: Any, follow_links: bool) -> Iterator[tuple[str, Any]]:
@@ -166,19 +203,23 @@ def load(path: str | Path) -> Model:
     from safetensors.numpy import load_file
 
     folder = Path(path).expanduser()
-    manifest.verify(folder, FILES)
+    listed = manifest.verify(folder, HEAD_FILES)
     try:
-        record = ModelRecord.from_dict(_json(folder / RECORD))
-        head = load_file(folder / HEAD)
-        images = load_file(folder / IMAGES)
-        model = Model(folder, record, restore_head(record.head, head),
-                      SeenImages(_digests(images["training"]), _digests(images["validation"])))
+        head, images = load_file(folder / HEAD), load_file(folder / IMAGES)
+        seen = SeenImages(_digests(images["training"]), _digests(images["validation"]))
+        if BACKBONE in listed:
+            record = ModelRecord.from_dict(_json(folder / RECORD))
+            width = sum(readout.dim for readout in record.head_readouts)
+            model = Model(folder, record, restore_head(record.head, head), seen)
+        else:
+            about = HeadRecord.from_dict(_json(folder / RECORD))
+            width = about.dim
+            model = HeadModel(folder, about, restore_head(about.head, head), seen)
     except (DataError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
-    width = sum(readout.dim for readout in record.head_readouts)
-    if model.head.shape != (width, len(record.classes)):
+    if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
-                         f"{[width, len(record.classes)]}")
+                         f"{[width, len(model.classes)]}")
     return model
 
 
@@ -198,18 +239,18 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord, backbone: State, head: Head, seen: SeenImages) -> None:
+def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
+
+    Without a backbone it is a head that answers features, described by a HeadRecord.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
     from safetensors.numpy import save as tensors
 
-    from regraft.networks.weights import packed
-
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
-        BACKBONE: lambda: packed(backbone),
+        **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
         HEAD: lambda: tensors(head_tensors(head)),
         IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
     }
@@ -223,6 +264,8 @@ def save(folder: Path, record: ModelRecord, backbone: State, head: Head, seen: S
         (folder / manifest.NAME).unlink(missing_ok=True)
         for name in (*contents, manifest.NAME):
             os.replace(stage / name, folder / name)
+        for name in set(FILES) - set(contents):  # of a model that was here before
+            (folder / name).unlink(missing_ok=True)
         stage.rmdir()
     except OSError as error:
         import shutil
@@ -230,6 +273,12 @@ def save(folder: Path, record: ModelRecord, backbone: State, head: Head, seen: S
         shutil.rmtree(stage, ignore_errors=True)
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); {shutil.disk_usage(folder).free:,} "
                           "bytes are free there") from None
+
+
+def _packed_network(state: State) -> bytes:
+    from regraft.networks.weights import packed
+
+    return packed(state)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -23,6 +23,7 @@ Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features"]
+Pool = Literal["mean", "max", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,15 @@ StoreLimit = Annotated[str, Setting("Size limit of the feature store; least rece
 FollowLinks = Annotated[bool, Setting("Follow links that lead out of the data folder.")]
 LayoutSetting = Annotated[Layout, Setting(
     "What the sub-folders of a data folder are; 'auto' takes names such as train and val for splits.")]
+Backbone = Annotated[str, Setting("The pre-trained network; `regraft backbones` lists them.", metavar="NAME")]
+Weights = Annotated[str | Path | None, Setting(
+    "A local .safetensors or .pth file with the backbone's weights.", metavar="FILE")]
+FitSetting = Annotated[Fit, Setting(
+    "How a picture becomes the network's square: crop its centre, pad it, or squash it.")]
+Size = Annotated[int | None, Setting(
+    "Side of the network's input in pixels; by default the backbone's own.", ge=32, le=1024)]
+Limit = Annotated[int | None, Setting(
+    "Take at most this many images of each class (and split, where the data has some), seeded.", ge=1)]
 Quiet = Annotated[bool, Setting("Say nothing but the result.")]
 MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
@@ -130,29 +140,26 @@ MaxQuarantined = Annotated[float, Setting(
 class TrainSettings:
     """Settings of ``train``."""
 
-    data: Data
+    data: Annotated[str | Path, Setting(
+        "A folder of class folders or of splits, a CSV or Parquet table, torchvision:NAME, or a file of features.",
+        metavar="DATA", positional=True)]
     _: dataclasses.KW_ONLY
     out: Annotated[str | Path | None, Setting(
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
     test: Annotated[str | Path | None, Setting(
         "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
-    backbone: Annotated[str, Setting(
-        "The pre-trained network; `regraft backbones` lists them.", metavar="NAME")] = "efficientnet_lite0"
-    weights: Annotated[str | Path | None, Setting(
-        "A local .safetensors or .pth file with the backbone's weights.", metavar="FILE")] = None
+    backbone: Backbone = "efficientnet_lite0"
+    weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features.")] = "features"
-    fit: Annotated[Fit, Setting(
-        "How a picture becomes the network's square: crop its centre, pad it, or squash it.")] = "crop"
-    size: Annotated[int | None, Setting(
-        "Side of the network's input in pixels; by default the backbone's own.", ge=32, le=1024)] = None
+    fit: FitSetting = "crop"
+    size: Size = None
     folds: Annotated[int | None, Setting(
         "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
     group: Group = None
     splits: Annotated[str | Path | None, Setting(
         "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
-    limit: Annotated[int | None, Setting(
-        "Take at most this many images of each class (and split, where the data has some), seeded.", ge=1)] = None
+    limit: Limit = None
     test_share: Annotated[float, Setting(
         "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
     validation_share: Annotated[float, Setting(
@@ -228,6 +235,53 @@ class BackbonesSettings:
         positional=True)] = None
     _: dataclasses.KW_ONLY
     offline: Annotated[bool, Setting("List only what runs without a download.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSettings:
+    """Settings of ``features``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path, Setting(
+        "The file to write; its ending says how: .h5, .npz, .parquet or .safetensors.",
+        metavar="FILE")] = "features.h5"
+    layer: Annotated[str, Setting(
+        "A readout (stage1, ..., last, logits) or any module of the network.", metavar="NAME")] = "last"
+    pool: Annotated[Pool, Setting(
+        "What becomes of a layer's positions: their mean, their largest value, or nothing, so that features keep "
+        "the layer's own shape.")] = "mean"
+    backbone: Backbone = "efficientnet_lite0"
+    weights: Weights = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    limit: Limit = None
+    seed: Seed = 0
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace FILE where it exists.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchSettings:
+    """Settings of ``fetch``."""
+
+    name: Annotated[str, Setting("The pre-trained network; `regraft backbones` lists them.", metavar="NAME",
+                                 positional=True)]
+    _: dataclasses.KW_ONLY
+    to: Annotated[str | Path, Setting("The folder that the weight file is written to.", metavar="DIR")] = "."
 
     def __post_init__(self) -> None:
         check(self)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,28 @@ _QUEUE = 8
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class Rows(Protocol):
+    """Features of N images that a head can be fitted on, wherever they come from; see :class:`Features`."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row of the index that each image has, int64 [N], ascending."""
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """16 bytes for each; equal ones mean equal images."""
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """Images of the index that have no features, with the reason."""
+
+    def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
+        """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
+
+    def width(self, readout: str) -> int:
+        """How many numbers a readout has."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +155,7 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
     rows = np.array([row for row, memory in enumerate(done) if memory is not None], np.int64)
     kept = [memory for memory in done if memory is not None]
     quarantined = tuple(Quarantined(index.paths[row], reason) for row, reason in sorted(errors.items()))
-    _refuse_too_many(quarantined, len(index), max_quarantined)
+    refuse_too_many(quarantined, len(index), max_quarantined)
     notes = Counter(_kind(note) for memory in kept for note in memory.notes)
     return Features(space, rows, tuple(m.digest for m in kept), quarantined, run.computed, len(kept) - run.computed,
                     notes)
@@ -205,10 +227,7 @@ class _Pass:
         self.write()
 
     def _run(self) -> None:
-        features = self._engine.run(np.stack(list(self._batch.values())))
-        if not np.isfinite(features).all():
-            raise DataError("the network gives numbers that are not finite; its weights do not fit this preprocessing "
-                            "or are damaged")
+        features = run_finite(self._engine, np.stack(list(self._batch.values())))
         self._rows += zip(self._batch, features, strict=True)
         self.computed += len(self._batch)
         self._batch = {}
@@ -223,6 +242,15 @@ class _Pass:
         if ready:
             self.space.store.remember(ready, self._view)
             self._known = [known for known in self._known if known[2].digest in self._batch]
+
+
+def run_finite(engine: Engine, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The engine's features of a batch, float32 [B, D]; raises DataError where a number is not finite."""
+    features_BD = engine.run(pixels_BHWC)
+    if not np.isfinite(features_BD).all():
+        raise DataError("the network gives numbers that are not finite; its weights do not fit this preprocessing "
+                        "or are damaged")
+    return features_BD
 
 
 def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int | None = None,
@@ -257,7 +285,8 @@ def _kind(note: str) -> str:
     return "first of several frames" if note.startswith("first of") else note
 
 
-def _refuse_too_many(quarantined: tuple[Quarantined, ...], total: int, share: float) -> None:
+def refuse_too_many(quarantined: tuple[Quarantined, ...], total: int, share: float) -> None:
+    """Raise DataError if more than a share of all images can't be read."""
     if len(quarantined) > share * total:
         examples = "; ".join(f"{shown(q.path)} {q.reason}" for q in quarantined[:3])
         raise DataError(f"{len(quarantined):,} of {total:,} images can't be read, more than the allowed share of "

@@ -77,6 +77,9 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
     The late ones are what was pre-trained for; the earlier ones carry images unlike it. With ``few`` images a
     class, the nearest class mean is tried on the same readouts.
     """
+    if len(names) == 1:  # features of one place, from a file
+        alone = Candidate(tuple(names))
+        return [alone, replace(alone, kind="nearest_mean")] if few else [alone]
     *stages, last, logits = names
     deep = tuple(reversed(stages))  # latest first
     tried = [
@@ -124,6 +127,8 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
 
 def _unmeasured(names: Sequence[str]) -> HeadSettings:
     """What does well with a handful of images on other sets: see LOG.md."""
+    if len(names) == 1:
+        return Candidate(tuple(names)).at(_UNMEASURED_STRENGTH)
     *stages, last, _ = names
     return Candidate((last, *reversed(stages[-2:])), "equal").at(_UNMEASURED_STRENGTH)
 

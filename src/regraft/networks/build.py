@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from regraft.errors import BackboneError
-from regraft.networks.catalogue import Resolved, resolve
+from regraft.networks.catalogue import BUNDLED, Resolved, download_address, in_hub_cache, resolve, timm_config
+from regraft.networks.connection import unreachable
 from regraft.networks.plain import build_plain
 from regraft.networks.readouts import find_readouts
 from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
@@ -116,7 +117,14 @@ def _architecture(found: Resolved, pretrained: bool, size: int | None = None) ->
         return _torchvision(found, pretrained)
     import timm
 
-    module: nn.Module = timm.create_model(found.architecture, pretrained=pretrained, **found.options)
+    overlay: dict[str, Any] | None = None
+    if pretrained:
+        # What the hub's client has fetched already is read where it lies: the client itself would ask the hub whether
+        # that is the newest, and without a connection ask again for half a minute.
+        cached = in_hub_cache(timm_config(found.architecture).hf_hub_id)
+        overlay = None if cached is None else {"file": str(cached), "source": "", "custom_load": False}
+    module: nn.Module = timm.create_model(found.architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay,
+                                          **found.options)
     return module
 
 
@@ -136,15 +144,39 @@ def _torchvision(found: Resolved, pretrained: bool) -> nn.Module:
 
 
 def _downloaded(found: Resolved) -> nn.Module:
+    """The network with its source's weights: from the source's cache on this machine, else by a download."""
+    name = found.entry.name
+    if not found.entry.offline:
+        address = download_address(found)
+        if address is None:
+            raise BackboneError(f"no weights of {name} are published; give a local file with --weights FILE, or take "
+                                f"another backbone, such as {_bundled_here()}")
+        why = unreachable(address)
+        if why is not None:
+            raise _not_here(found, why)
     try:
         return _architecture(found, pretrained=True)
     except Exception as error:  # Hubs fail in many ways: no network, no such file, no permission.
         reason = str(error).strip().splitlines()
-        raise BackboneError(
-            f"the weights of {found.entry.name} are not on this machine and can't be downloaded "
-            f"({reason[0] if reason else type(error).__name__}); give a local file with --weights FILE, or take a "
-            "bundled backbone: efficientnet_lite0"
-        ) from None
+        raise _not_here(found, f"can't be downloaded ({reason[0] if reason else type(error).__name__})") from None
+
+
+def _not_here(found: Resolved, why: str) -> BackboneError:
+    name = found.entry.name
+    return BackboneError(
+        f"the weights of {name} are not on this machine and {why}; on a machine with a connection type `regraft "
+        f"backbones fetch {name} --to DIR`, bring DIR here and add --weights {Path('DIR') / weight_file(name)}, or "
+        f"take a bundled backbone: {_bundled_here()}")
+
+
+def _bundled_here() -> str:
+    here = [item.entry.name for item in BUNDLED.values() if item.path() is not None]
+    return ", ".join(here or BUNDLED)
+
+
+def weight_file(name: str) -> str:
+    """What the file of a backbone's weights is called: its name, without the colon that some systems refuse."""
+    return f"{name.replace(':', '-')}.safetensors"
 
 
 def _input(found: Resolved, module: nn.Module) -> InputSpec:

@@ -171,23 +171,46 @@ def _is_timm_name(name: str) -> bool:
 
 
 def _timm(name: str) -> Backbone:
-    cfg = _timm_module().get_pretrained_cfg(name)
+    cfg = timm_config(name)
     # What a bundled backbone is called is not timm's to be typed without its prefix.
     shown = f"timm:{name}" if name in BUNDLED else name
     return Backbone(
         shown, "timm", input_size=None if cfg is None else int(cfg.input_size[-1]),
         licence=None if cfg is None else cfg.license or None,
-        offline=cfg is not None and _in_hub_cache(cfg.hf_hub_id),
+        offline=cfg is not None and (in_hub_cache(cfg.hf_hub_id) is not None if cfg.hf_hub_id
+                                     else bool(cfg.url) and _in_torch_cache(cfg.url)),
     )
 
 
-def _in_hub_cache(repository: str | None) -> bool:
-    """Whether a hub repository's weights lie in the local hub cache."""
+def timm_config(name: str) -> Any:
+    """The record that timm has of the weights behind a name of its own (``hf_hub_id``, ``url``, ...), or None."""
+    return _timm_module().get_pretrained_cfg(name)
+
+
+def in_hub_cache(repository: str | None) -> Path | None:
+    """The file of a hub repository's weights in the local hub cache, or None; the newest snapshot's."""
     if not repository:
-        return False
+        return None
     home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
     folder = Path(home).expanduser() / f"models--{repository.replace('/', '--')}" / "snapshots"
-    return any(folder.glob("*/model.safetensors")) or any(folder.glob("*/pytorch_model.bin"))
+    # In the order in which the hub's own client looks for them.
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        found = [file for file in folder.glob(f"*/{name}") if file.is_file()]
+        if found:
+            return max(found, key=lambda file: file.lstat().st_mtime)
+    return None
+
+
+def download_address(found: Resolved) -> str | None:
+    """Where the source's own client would fetch the weights, by that client's word; None where none are published."""
+    if found.entry.source == "torchvision":
+        return str(_torchvision_models().get_model_weights(found.architecture).DEFAULT.url)
+    cfg = timm_config(found.architecture)
+    if cfg is None or not cfg.hf_hub_id:
+        return cfg.url or None if cfg is not None else None
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
 
 
 def _torchvision_models() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from regraft.errors import BackboneError, UnknownNameError
 from regraft.records.networks import Pooling, Readout
+from regraft.settings import Pool
 
 #: Earlier stages kept; the head's input and output come on top.
 MAX_STAGES = 8
@@ -64,6 +65,12 @@ def pool(tensor: Tensor, pooling: Pooling) -> Tensor:
             return tensor.mean((1, 2), dtype=torch.float32)
         case "tokens":
             return tensor.mean(1, dtype=torch.float32)
+        case "max":
+            return tensor.amax((2, 3)).float()
+        case "max_last":
+            return tensor.amax((1, 2)).float()
+        case "max_tokens":
+            return tensor.amax(1).float()
         case "none":
             return tensor.flatten(1).float()
 
@@ -127,45 +134,74 @@ def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
 
 
 def read_as(word: str, network: nn.Module, known: Sequence[Readout], size: int) -> Readout:
-    """The readout that a plan's word names: a known one, or a module's output; ``NAME/flatten`` is not pooled.
+    """The readout that a plan's word names: NAME or NAME/mean, or NAME/flatten, which is not pooled.
 
-    Raises UnknownNameError.
+    Raises UnknownNameError, BackboneError; see :func:`find_layer`.
     """
     name, _, pooling = word.partition("/")
-    found = next((readout for readout in known if readout.name == name), None)
     if pooling not in ("", "mean", "flatten"):
         raise UnknownNameError("way to pool", pooling, ("mean", "flatten"), "write NAME, NAME/mean or NAME/flatten")
-    if found is not None and pooling != "flatten":
-        return found
+    found, _ = find_layer(network, known, name, "none" if pooling == "flatten" else "mean", size)
+    return replace(found, name=word)
+
+
+def find_layer(network: nn.Module, known: Sequence[Readout], name: str, pool: Pool, size: int,
+               ) -> tuple[Readout, tuple[int, ...]]:
+    """The readout of one layer, and the shape that an image's features have there after pooling.
+
+    ``name`` is one of the ``known`` readouts or of the network's modules (with ``:input`` its input). Raises
+    UnknownNameError with the nearest names, BackboneError where the layer gives no one tensor with a row an image.
+    """
+    readouts = {readout.name: readout for readout in known}
     modules = dict(network.named_modules())
-    if found is None and name not in modules:
-        raise UnknownNameError("readout", name, [*(r.name for r in known), *(m for m in modules if m)],
-                               f"the network has {', '.join(r.name for r in known)} and its modules' outputs")
-    node = name if found is None else found.node
-    shape = _shape_at(network, node, size)
-    if pooling == "flatten":
-        return Readout(word, node, "none", math.prod(shape))
-    seen = _describe(node, torch.empty(1, *shape, device="meta"), block=False)
-    return Readout(word, node, "none" if seen is None else seen.pooling,
-                   math.prod(shape) if seen is None else seen.shape[0])
+    modules.pop(NETWORK)
+    node = readouts[name].node if name in readouts else name
+    if name not in readouts and name.removesuffix(INPUT) not in modules:
+        raise UnknownNameError("layer", name, [*readouts, *modules], f"{', '.join(readouts)} or a module's name is "
+                               "allowed")
+    shape = _shape_at(network, node, name, size)
+    pooling = _pooling(shape, pool)
+    if name in readouts and readouts[name].pooling == pooling:
+        return readouts[name], (readouts[name].dim,)
+    kept = shape if pooling == "none" else (shape[-1] if pooling.endswith(("_last", "tokens")) else shape[0],)
+    return Readout(name, node, pooling, math.prod(kept)), kept
 
 
-def _shape_at(network: nn.Module, node: str, size: int) -> tuple[int, ...]:
-    """Shape of one image's tensor at a node."""
-    shapes: list[tuple[int, ...]] = []
+def _pooling(shape: tuple[int, ...], pool: Pool) -> Pooling:
+    """How an image's features of a shape are pooled: over all positions, wherever the channels stand."""
+    if pool == "none" or len(shape) == 1:
+        return "none"
+    if len(shape) == 2:
+        return "tokens" if pool == "mean" else "max_tokens"
+    if _channels_last(shape):
+        return "mean_last" if pool == "mean" else "max_last"
+    return "mean" if pool == "mean" else "max"
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether an image's features of three dimensions are [H, W, C]."""
+    return shape[0] == shape[1] != shape[2]
+
+
+def _shape_at(network: nn.Module, node: str, name: str, size: int) -> tuple[int, ...]:
+    """The shape of an image's features at a node."""
+    found: list[Any] = []
     module = network.get_submodule(node.removesuffix(INPUT))
     if node.endswith(INPUT):
-        handle = module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+        handle = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0] if inputs else None))
     else:
-        handle = module.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
+        handle = module.register_forward_hook(lambda _, inputs, output: found.append(output))
     try:
         with torch.inference_mode():
             network(torch.zeros(2, 3, size, size))
     finally:
         handle.remove()
-    if not shapes:
-        raise BackboneError(f"the network never runs its module {node}, so nothing can be read there")
-    return shapes[-1]
+    if len(found) != 1:
+        raise BackboneError(f"the layer {name} runs {len(found)} times for an image; take one that runs once")
+    tensor = found[0]
+    if not isinstance(tensor, Tensor) or tensor.ndim not in (2, 3, 4) or tensor.shape[0] != 2:
+        raise BackboneError(f"the layer {name} does not give one table, map or list of tokens an image; take another")
+    return tuple(tensor.shape[1:])
 
 
 def _stages(seen: list[_Seen]) -> list[_Seen]:
@@ -258,7 +294,7 @@ def _trace(network: nn.Module, size: int) -> tuple[list[_Seen], list[_Layer], in
 def _describe(name: str, output: Tensor, block: bool) -> _Seen | None:
     shape = tuple(output.shape)
     if len(shape) == 4 and shape[2] * shape[3] > 1:
-        if shape[1] == shape[2] != shape[3]:
+        if _channels_last(shape[1:]):
             return _Seen(name, "mean_last", (shape[3], shape[1], shape[2]), block)
         return _Seen(name, "mean", shape[1:], block)
     if len(shape) == 3 and shape[1] > 1:

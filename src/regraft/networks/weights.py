@@ -116,8 +116,8 @@ def weights_digest(architecture: str, state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def packed(state: Mapping[str, Tensor]) -> bytes:
-    """The tensors as the bytes of a safetensors file, the same bytes for the same tensors."""
+def packed(state: Mapping[str, Tensor], about: dict[str, str] | None = None) -> bytes:
+    """The tensors, and texts about them, as the bytes of a safetensors file; the same bytes for the same tensors."""
     from safetensors.torch import save
 
-    return save({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
+    return save({name: state[name].detach().cpu().contiguous() for name in sorted(state)}, about)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from regraft.errors import DataError
 from regraft.records.base import Record
+from regraft.records.features import FeatureOrigin
 from regraft.records.heads import HeadSettings
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
@@ -30,6 +31,8 @@ class ModelRecord(Record):
         Of the model's answer.
     training_counts:
         Images of each class that the head was fitted on.
+    start:
+        What the training read: images, or a file of their features.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +45,7 @@ class ModelRecord(Record):
     head: HeadSettings
     training_counts: tuple[int, ...]
     precision: Literal["fp32"] = "fp32"
+    start: Literal["images", "features"] = "images"
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
@@ -57,3 +61,34 @@ class ModelRecord(Record):
         """The readouts that the head uses, in the head's order."""
         by_name = {readout.name: readout for readout in self.readouts}
         return tuple(by_name[name] for name in self.head.readouts)
+
+
+@dataclass(frozen=True)
+class HeadRecord(Record):
+    """The metadata of a saved head without a network: it answers features, not images.
+
+    Attributes
+    ----------
+    classes, strategy, head, training_counts:
+        As in :class:`ModelRecord`.
+    features:
+        Name of the file it learned from.
+    origin:
+        What made those features, or None where the file does not say.
+    dim:
+        Numbers it takes for an image.
+    """
+
+    classes: tuple[str, ...]
+    strategy: str
+    features: str
+    origin: FeatureOrigin | None
+    head: HeadSettings
+    dim: int
+    training_counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise DataError("a model needs at least two classes of different names")
+        if len(self.training_counts) != len(self.classes):
+            raise DataError("a model counts the training images of every class")

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from regraft.records.base import Record
+from regraft.records.base import Record, shown
 from regraft.records.preprocessing import Interpolation
 
 Source = Literal["bundled", "timm", "torchvision", "plain"]
-Pooling = Literal["mean", "tokens", "mean_last", "none"]
+Pooling = Literal["mean", "tokens", "mean_last", "max", "max_tokens", "max_last", "none"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +59,8 @@ class Readout(Record):
     """A place where features are read: the output of module ``node``, pooled to D numbers.
 
     ``pooling``: ``mean`` over the positions of [B, C, H, W]; ``mean_last`` of [B, H, W, C]; ``tokens`` of
-    [B, N, C]; ``none`` for [B, D]. ``node`` ends in ``:input`` where a module's input is meant, and is empty for
+    [B, N, C]; ``max``, ``max_last`` and ``max_tokens`` the largest instead; ``none`` for [B, D], and for what is
+    kept in its own shape, row-major. ``node`` ends in ``:input`` where a module's input is meant, and is empty for
     the output of the whole network.
     """
 
@@ -151,3 +152,32 @@ class BackboneDetail(Record):
             *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node or 'output'}" for r in self.readouts),
         ]
         return "\n".join(line for line in facts if line)
+
+
+@dataclass(frozen=True, repr=False)
+class Fetched(Record):
+    """Weights laid down for a machine without a connection.
+
+    Attributes
+    ----------
+    name, source, licence:
+        As in the catalogue.
+    file, bytes:
+        The safetensors file and its size; name, source, licence and digest stand in its metadata too.
+    weights_digest:
+        Of the network with its tensors, as model folders record it.
+    line:
+        What to type on the other machine.
+    """
+
+    name: str
+    source: Source
+    licence: str | None
+    file: str
+    bytes: int
+    weights_digest: str
+    line: str
+
+    def __repr__(self) -> str:
+        return (f"{shown(self.file)}: {self.bytes / 2**20:,.1f} MiB, weights of {self.name} ({self.source}, licence "
+                f"{self.licence or 'not stated by its source'})\non the other machine: {shown(self.line)}")

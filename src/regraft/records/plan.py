@@ -211,7 +211,9 @@ class Run(Record):
     strategy:
         ``features``: the backbone is frozen, only the head learns.
     backbone, weights_digest:
-        The network and the digest of its tensors.
+        The network and the digest of its tensors; empty where features of unknown origin are learned from.
+    preprocessing:
+        View 0, or None there.
     readouts:
         Where features are read; the head is chosen among them.
     folds, repeats:
@@ -223,7 +225,7 @@ class Run(Record):
     strategy: str
     backbone: str
     weights_digest: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     readouts: tuple[Readout, ...]
     folds: int | None
     repeats: int

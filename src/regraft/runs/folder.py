@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,7 @@ import filelock
 from regraft.errors import OutputError
 from regraft.manifest import NAME as MANIFEST
 from regraft.model import RUN
-from regraft.records.base import Record, plain
+from regraft.records.base import Record, plain, shown
 from regraft.records.images import Quarantined
 
 _STARTED = "settings.json"
@@ -56,6 +59,31 @@ def write_whole(path: Path, text: str) -> None:
     half = path.with_name(f".{path.name}.half")
     half.write_text(text, "utf-8", errors="surrogateescape")
     half.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path, forecast: int) -> Iterator[Path]:
+    """A place beside ``path`` to write to, renamed to it at the end; nothing is left of what does not get so far.
+
+    ``forecast`` is how many bytes the file will take. Raises OutputError where the disk has no room for them or
+    the folder can't be written.
+    """
+    half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.half")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < forecast:
+            raise OutputError(f"{shown(str(path))} needs {forecast:,} bytes, {free:,} are free there; free some, or "
+                              "take another place")
+        yield half
+        with half.open("rb") as file:
+            os.fsync(file.fileno())
+        half.replace(path)
+    except OSError as error:
+        raise OutputError(f"{shown(str(path))} can't be written ({error.strerror or error}); take another place"
+                          ) from None
+    finally:
+        half.unlink(missing_ok=True)
 
 
 @contextmanager

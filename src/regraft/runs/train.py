@@ -6,10 +6,10 @@ import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from regraft.data import splits
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.features.extract import Features, extract, feature_key
+from regraft.features.extract import Rows, extract, feature_key
 from regraft.features.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
@@ -33,49 +33,54 @@ from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder, claim, fresh_folder
-from regraft.settings import TrainSettings, seconds, size_in_bytes
+from regraft.settings import FeaturesSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
-_REPEATS = 2
+REPEATS = 2
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "store", "store_limit", "device", "time_limit", "quiet")
 
+_Prepared = TypeVar("_Prepared")
+
 
 def train(settings: TrainSettings, progress: Progress) -> TrainResult:
     """Run one training; see :func:`regraft.train`."""
+    return run(settings, progress, prepare, _train)
+
+
+def run(settings: TrainSettings, progress: Progress, prepare: Callable[[TrainSettings], _Prepared],
+        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], TrainResult]) -> TrainResult:
+    """Prepare the data, claim the output folder, train in it; what is stopped says how to go on."""
     started = time.monotonic()
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
     kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
-    index = prepare(settings)  # before anything is written: unusable data leaves no trace
+    prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
     with claim(out, kept, settings.force) as folder:
         if folder.continued:
             progress.say(f"continuing in {out}")
         try:
-            return _train(settings, index, folder, progress, deadline, started)
+            return train(settings, prepared, folder, progress, deadline, started)
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
 
 
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
            started: float) -> TrainResult:
-    for finding in index.findings:
-        progress.say(str(finding))
-    progress.say(repr(index))
-    splits.write_splits(index, folder.path / "splits.csv")
+    tell_images(index, folder, progress)
     network, engine, rules = _backbone(settings, index)
-    folds = _folds(settings, index)
-    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, _REPEATS,
-               settings.seed, index.split_counts())
+    folds = number_of_folds(settings, index)
+    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
+                settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     with FeatureStore(settings.store) as store:
         with store.space(feature_key(rules, network.digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
-            fitted = _fit(index, features, network.readouts, plan, progress, deadline)
+            fitted = fit(index, features, network.readouts, plan, progress, deadline)
         _trim(store, size_in_bytes(settings.store_limit), progress)
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
@@ -88,8 +93,16 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *fitted.findings), conversions=dict(features.notes))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
-                                 "environment": _environment()})
+                                 "environment": environment()})
     return result
+
+
+def tell_images(index: ImageIndex, folder: RunFolder, progress: Progress) -> None:
+    """Say what was seen in the data, and write the splits down."""
+    for finding in index.findings:
+        progress.say(str(finding))
+    progress.say(repr(index))
+    splits.write_splits(index, folder.path / "splits.csv")
 
 
 def prepare(settings: TrainSettings) -> ImageIndex:
@@ -101,6 +114,11 @@ def prepare(settings: TrainSettings) -> ImageIndex:
             raise UsageError(f"{settings.data} has {len(index.rows('test')):,} test images of its own; leave --test "
                              "away, or give its training folder alone")
         index = data_index.join(index, _test_images(settings.test, opening), splits.TEST)
+    return divide(index, settings)
+
+
+def divide(index: ImageIndex, settings: TrainSettings) -> ImageIndex:
+    """The images limited, grouped and in their final splits."""
     data_index.require_classes(index)
     if settings.limit is not None:
         index = splits.limited(index, settings.limit, settings.seed)
@@ -110,7 +128,7 @@ def prepare(settings: TrainSettings) -> ImageIndex:
         index = splits.apply_splits(index, Path(settings.splits))
     test_share = None if settings.no_test or settings.test is not None else settings.test_share
     index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed)
-    if _folds(settings, index) is None:
+    if number_of_folds(settings, index) is None:
         index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
                                 seed=settings.seed)
     if test_share is not None and not len(index.rows("test")):
@@ -126,7 +144,7 @@ def _test_images(data: str | Path, opening: dict[str, Any]) -> ImageIndex:
     return index.take(rows) if len(rows) else index
 
 
-def _folds(settings: TrainSettings, index: ImageIndex) -> int | None:
+def number_of_folds(settings: TrainSettings, index: ImageIndex) -> int | None:
     """Folds of the cross-validation, or None where a validation split decides."""
     learnable = len(index) - len(index.rows("test"))
     return settings.folds or (_FOLDS if learnable < CROSS_VALIDATED_BELOW else None)
@@ -135,16 +153,27 @@ def _folds(settings: TrainSettings, index: ImageIndex) -> int | None:
 def _backbone(settings: TrainSettings, index: ImageIndex) -> tuple[Any, Engine, Preprocessing]:
     try:
         from regraft.engines.pytorch import PyTorchEngine
-        from regraft.networks.build import load_backbone
     except ImportError:
         raise MissingExtraError("training", "train") from None
-    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size)
-    learn = np.flatnonzero(index.splits != splits.TEST)
-    rules = preprocessing(settings, network.input, estimate_deep_range([index.file(int(row)) for row in learn]))
+    network, rules = network_and_rules(settings, index, "training")
     return network, PyTorchEngine(network.module, network.readouts, rules, settings.device), rules
 
 
-def preprocessing(settings: TrainSettings, spec: InputSpec, deep_range: tuple[float, float] | None) -> Preprocessing:
+def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIndex, what: str,
+                      ) -> tuple[Any, Preprocessing]:
+    """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``."""
+    try:
+        from regraft.networks.build import load_backbone
+    except ImportError:
+        raise MissingExtraError(what, "train") from None
+    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size)
+    learn = np.flatnonzero(index.splits != splits.TEST)
+    return network, preprocessing(settings, network.input,
+                                  estimate_deep_range([index.file(int(row)) for row in learn]))
+
+
+def preprocessing(settings: TrainSettings | FeaturesSettings, spec: InputSpec,
+                  deep_range: tuple[float, float] | None) -> Preprocessing:
     """View 0 as the backbone was trained to see, with the settings' changes."""
     red, green, blue = (round(255 * mean) for mean in spec.mean)
     return Preprocessing(
@@ -154,7 +183,9 @@ def preprocessing(settings: TrainSettings, spec: InputSpec, deep_range: tuple[fl
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
+    """A head and its figures; ``seen`` are the images it was fitted and chosen on."""
+
     head: LinearHead
     choice: Choice
     validation: Evaluation | None
@@ -164,8 +195,8 @@ class _Fitted:
     findings: tuple[Finding, ...]
 
 
-def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], plan: Run, progress: Progress,
-         deadline: Deadline) -> _Fitted:
+def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Run, progress: Progress,
+         deadline: Deadline) -> Fitted:
     """Choose and fit the head, measure it; positions count the readable images."""
     readable = index.take(features.rows)
     data_index.require_classes(readable)
@@ -191,19 +222,19 @@ def _fit(index: ImageIndex, features: Features, readouts: Sequence[Readout], pla
             P, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
             majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
             note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
-    return _Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+    return Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
 
 
-def _unreadable(index: ImageIndex, features: Features, split: str) -> list[Quarantined]:
+def _unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantined]:
     of_split = {index.paths[int(row)] for row in index.rows(split)}
     return [quarantined for quarantined in features.quarantined if quarantined.path in of_split]
 
 
-def _blocks(features: Features, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
+def _blocks(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
     return {name: features.read(rows, [name]) for name in names}
 
 
-def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64], names: Sequence[str], folds: int,
+def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
               plan: Run, progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
@@ -229,7 +260,7 @@ def _by_folds(readable: ImageIndex, features: Features, learn: NDArray[np.int64]
     return head, choice, validation
 
 
-def _by_split(readable: ImageIndex, features: Features, learn: NDArray[np.int64], held: NDArray[np.int64],
+def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64],
               names: Sequence[str], plan: Run, progress: Progress) -> tuple[LinearHead, Choice, Evaluation]:
     """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
     y_N, classes = readable.y_N, len(readable.classes)
@@ -253,7 +284,7 @@ def _by_split(readable: ImageIndex, features: Features, learn: NDArray[np.int64]
         majority=int(np.bincount(y_N[learn]).argmax()))
 
 
-def _digests(features: Features, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
+def _digests(features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
     return model.SeenImages(frozenset(features.digests[i] for i in learn),
                             frozenset(features.digests[i] for i in held))
 
@@ -264,7 +295,7 @@ def _trim(store: FeatureStore, limit: int, progress: Progress) -> None:
         progress.say(f"feature store: {freed / 2**20:,.0f} MiB of the least recently used features deleted")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
     packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm")
     found = {}

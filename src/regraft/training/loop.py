@@ -240,7 +240,7 @@ class Loop:
         loss = self._loss(phase, logits, labels)
         if others is not None:
             loss = share * loss + (1 - share) * self._loss(phase, logits, labels[others])
-        (loss / phase.accumulate).backward()
+        torch.autograd.backward(loss / phase.accumulate)
         value = float(loss.detach())
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         if last:
