@@ -166,11 +166,11 @@ class Graph:
         if "device" in kwargs:
             kwargs["device"] = device
         if node.target is _dropout:
-            args = (*args[:2], self._owner(node).training)
+            args = (*args[:2], self.owner(node).training)
         operation: Callable[..., Any] = node.target  # type: ignore[assignment]
         return operation(*args, **kwargs)
 
-    def _owner(self, node: fx.Node) -> nn.Module:
+    def owner(self, node: fx.Node) -> nn.Module:
         """The innermost module that an operation came from."""
         name, _ = next(reversed(node.meta["nn_module_stack"].values()))
         return self.module.get_submodule(name.partition("@")[0])
@@ -354,6 +354,18 @@ class Graph:
         limit = min(uses, default=len(self.nodes) - 1)
         return next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
 
+    def used_by(self, readouts: Iterable[Readout]) -> tuple[str, ...]:
+        """Names of the parameters that some readouts depend on, in the network's order."""
+        needed = self._needed([self._read_at[readout.name] for readout in readouts], -1)
+        places = {self._position[node] for node in needed}
+        return tuple(name for name, _ in self.module.named_parameters() if self.first_use.get(name) in places)
+
+    def tensors_before(self, cut: Cut) -> tuple[str, ...]:
+        """Names of the parameters and buffers that what is before a cut depends on."""
+        own = [name for name, at in self.first_use.items() if at <= cut.position]
+        holders = {name.rpartition(".")[0] for name in own}
+        return (*own, *(name for name, _ in self.module.named_buffers() if name.rpartition(".")[0] in holders))
+
     def readouts_before(self, cut: Cut) -> tuple[Readout, ...]:
         """Readouts at or before a cut."""
         return tuple(self.readouts[name] for name, node in self._read_at.items()
@@ -405,6 +417,18 @@ class Segment(nn.Module):
         self._steps: list[tuple[_Call | fx.Node, Callable[..., Any] | None]] = [
             (step, graph.module.get_submodule(step.module) if isinstance(step, _Call) else None) for step in steps]
         self._last_use = self._uses(steps)
+
+    @property
+    def modules_run(self) -> tuple[nn.Module, ...]:
+        """Every module that is run here, as a whole or by a part of its own."""
+        found: dict[int, nn.Module] = {}
+        for step, module in self._steps:
+            if module is not None:
+                found.update((id(part), part) for part in module.modules())
+            elif isinstance(step, fx.Node) and step.meta.get("nn_module_stack"):
+                owner = self._graph[0].owner(step)
+                found[id(owner)] = owner
+        return tuple(found.values())
 
     def _uses(self, steps: list[_Call | fx.Node]) -> dict[int, list[fx.Node]]:
         """Tensors that nothing needs any more after each step."""
@@ -463,6 +487,11 @@ class Suffix(nn.Module):
         super().__init__()
         self._readouts = tuple(readouts)
         self._segment = Segment(graph, cut, [graph.read_at(readout) for readout in readouts])
+
+    @property
+    def modules_run(self) -> tuple[nn.Module, ...]:
+        """See :attr:`Segment.modules_run`."""
+        return self._segment.modules_run
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] (or what is alive at the cut) to [B, D]."""
