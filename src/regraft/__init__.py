@@ -1,7 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`backbones`,
-:func:`store`, :func:`demo`; what can go wrong is in :mod:`regraft.errors`.
+:func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`;
+what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "load", "predict", "store", "train"]
+__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "explain", "load", "plan", "predict", "recipes",
+           "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
-    from regraft.api import backbones, demo, evaluate, load, predict, store, train
+    from regraft.api import backbones, demo, evaluate, explain, load, plan, predict, recipes, store, train
 
 
 def __getattr__(name: str) -> Any:
