@@ -414,7 +414,7 @@ class Segment(nn.Module):
         steps = graph.plan(wanted, start.position, max(ends, default=start.position) + 1)
         # What a later operation changes in place is kept as it was.
         self._kept = {node for node in wanted if any(_in_place(user) for user in node.users)}
-        self._steps: list[tuple[_Call | fx.Node, Callable[..., Any] | None]] = [
+        self._steps: list[tuple[_Call | fx.Node, nn.Module | None]] = [
             (step, graph.module.get_submodule(step.module) if isinstance(step, _Call) else None) for step in steps]
         self._last_use = self._uses(steps)
 

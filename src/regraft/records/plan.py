@@ -112,6 +112,9 @@ class Phase(Record):
         "What learns: head, all, norms, biases, a stage (stage6, stages[-2:]), layers[100:] in Keras' numbering, "
         "share(0.3) of the parameters counted from the output, or module names with * for anything.")]
     frozen: Annotated[tuple[str, ...], Setting("What of it stays frozen, in the same words.")] = ()
+    elsewhere: Annotated[tuple[str, ...], Setting(
+        "What learns instead, nothing of it frozen, in a network without the modules that learns or frozen name; "
+        "the rates of over then fall over the stages.")] = ()
     epochs: Annotated[float, Setting("Passes over the training images.", gt=0, le=10_000)] = 5.0
     batch: Annotated[int, Setting("Images a step.", ge=1, le=65_536)] = 32
     optimiser: Annotated[Optimiser, Setting("How gradients become steps.")] = "adamw"
