@@ -403,14 +403,13 @@ class Declared:
 
     @property
     def allowed(self) -> str:
-        """What it takes, in words, range included."""
+        """What it takes, in words, range included; None is left out, as a default says it."""
         if get_origin(self.type) in (tuple, Sequence):
             return f"a list, each of it {dataclasses.replace(self, type=get_args(self.type)[0]).allowed}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
         words = [names[kind] for kind in self.kinds if kind in names]
-        words += ["None"] if type(None) in self.kinds else []
         return " or ".join(words) + (f" {self.setting.range}" if self.setting.range else "")
 
     @property

@@ -99,7 +99,8 @@ class DescribedPlan(Record):
     network:
         What the network makes of each phase, in their order; empty where it was not asked.
     data, classes, images:
-        The images it is for, how many classes they have and how many images each split; None where none are named.
+        The images it is for, how many classes they have and how many images each split, or ``undivided``; None
+        where none are named.
 
     Raises UsageError where the plan needs two classes and the images have others.
     """
@@ -123,8 +124,8 @@ class DescribedPlan(Record):
         lines = [f"{plan.name}: {plan.about}" if plan.about else plan.name]
         lines += [f"  published {figure}: {text}" for figure, text in plan.published.items()]
         if self.images is not None:
-            counts = ", ".join(f"{count:,} {split}" for split, count in self.images.items() if count)
-            lines.append(f"  data           {shown(str(self.data))}: {counts} of {self.classes} classes")
+            counts = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
+            lines.append(f"  data           {shown(str(self.data))}: {counts} images of {self.classes} classes")
         lines += [f"  {title:<14} {text}" for title, text in _parts(plan)]
         if not plan.phases:
             return "\n".join([*lines, "  phases         none: the backbone stays frozen, the head is solved on its "

@@ -91,7 +91,10 @@ def _no_such(plan: Plan, path: str) -> str:
     known = list(_paths(plan))
     name = path.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == name]
-    nearest = difflib.get_close_matches(path, same, n=2, cutoff=0) or difflib.get_close_matches(path, known, n=1)
+    if "." in path:
+        nearest = difflib.get_close_matches(path, same, n=1, cutoff=0) or difflib.get_close_matches(path, known, n=1)
+    else:
+        nearest = same[:2] or difflib.get_close_matches(path, known, n=1)
     advice = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "`regraft settings` lists them"
     return f"{path}: no such setting; {advice}"
 

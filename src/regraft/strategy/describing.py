@@ -18,7 +18,10 @@ def describe(plan: Plan, network: Sequence[PhaseFacts] = (), index: ImageIndex |
     """
     if index is None:
         return DescribedPlan(plan, tuple(network), data)
-    return DescribedPlan(plan, tuple(network), data, len(index.classes), index.split_counts())
+    counts = {split: count for split, count in index.split_counts().items() if count}
+    rest = len(index) - sum(counts.values())
+    images = {**counts, "undivided": rest} if rest else counts
+    return DescribedPlan(plan, tuple(network), data, len(index.classes), images)
 
 
 def list_recipes(name: str | None = None) -> Recipes:
