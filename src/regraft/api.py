@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regraft.errors import UsageError
+from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
     BackbonesSettings,
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from regraft.records.described import Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
+    from regraft.records.plan import Plan
     from regraft.records.results import Evaluation, Predictions, TrainResult
+    from regraft.records.training import Epoch, PhaseForecast
 
 
 def _progress(quiet: bool) -> Progress:
@@ -65,11 +67,57 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     from regraft.features.files import is_feature_file
 
+    progress = _progress(settings.quiet)
     if is_feature_file(settings.data):
         from regraft.runs.train_file import train as run
+    elif (plan := _plan(settings)) is not None:
+        return _by_steps()(settings, plan, progress)
     else:
         from regraft.runs.train import train as run
-    return run(settings, _progress(settings.quiet))
+    return run(settings, progress)
+
+
+def _plan(settings: TrainSettings) -> Plan | None:
+    """The plan of a training by steps, or None where the backbone stays frozen and the head is solved."""
+    from regraft.records.plan import BackbonePlan, PreprocessingPlan
+    from regraft.strategy.changing import override
+    from regraft.strategy.library import load_plan
+    from regraft.strategy.presets import strategy_plan
+
+    if settings.plan is not None:
+        plan = load_plan(settings.plan)
+    elif settings.strategy != "features":
+        plan = strategy_plan(settings.strategy, BackbonePlan(), PreprocessingPlan())
+    elif settings.set:
+        raise UsageError("--set changes a plan; name one with --plan or --strategy")
+    else:
+        return None
+    return override(plan, settings.set)
+
+
+def _by_steps() -> Callable[[TrainSettings, Plan, Progress], TrainResult]:
+    try:
+        from regraft.runs.steps import train as run
+    except ImportError:
+        raise MissingExtraError("training by steps", "train") from None
+    return run
+
+
+@takes(TrainSettings)
+def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+    """Train by a plan, epoch by epoch: yields each phase's forecast, each epoch's record, and the result last.
+
+    Takes what ``train`` takes; ``plan`` or a ``strategy`` other than features must be given. Whoever stops
+    iterating finds a checkpoint of the last whole epoch.
+    """
+    plan = _plan(settings)
+    if plan is None:
+        raise UsageError("there are no epochs without a plan; name one with plan= or strategy=")
+    try:
+        from regraft.runs.steps import events
+    except ImportError:
+        raise MissingExtraError("training by steps", "train") from None
+    return events(settings, plan, _progress(settings.quiet))
 
 
 @takes(FeaturesSettings)

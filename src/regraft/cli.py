@@ -53,7 +53,8 @@ def _regraft(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def _command(function: Callable[..., Any]) -> Callable[..., None]:
     """A typer command that calls the function and prints its result."""
-    settings = list(declared(function.settings))  # type: ignore[attr-defined]
+    settings = [item for item in declared(function.settings)  # type: ignore[attr-defined]
+                if not item.setting.python_only]
 
     def run(*, json_document: bool, **values: Any) -> None:
         try:

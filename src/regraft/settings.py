@@ -22,7 +22,7 @@ from regraft.errors import SettingsError
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Layout = Literal["auto", "classes", "splits"]
-Strategy = Literal["features"]
+Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
 
 
@@ -42,6 +42,8 @@ class Setting:
         The word that stands for the value on the command line.
     positional:
         True for what the command is about; it is given without a name.
+    python_only:
+        True for what can't be typed, such as a function.
     """
 
     help: str
@@ -51,6 +53,7 @@ class Setting:
     lt: float | None = None
     metavar: str | None = None
     positional: bool = False
+    python_only: bool = False
 
     def problem(self, value: object) -> str | None:
         """Why a number is out of range, or None."""
@@ -140,6 +143,14 @@ MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
 
 
+PlanName = Annotated[str | Path | None, Setting(
+    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file; by default a frozen "
+    "backbone and a solved head.", metavar="NAME|FILE")]
+Changes = Annotated[Sequence[str], Setting(
+    "Change a setting of the plan, such as phases.0.epochs=1 or phases.*.epochs=1; may be given several times.",
+    metavar="PATH=VALUE")]
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Settings of ``train``."""
@@ -155,7 +166,10 @@ class TrainSettings:
     backbone: Backbone = "efficientnet_lite0"
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
-        "How to transfer: 'features' freezes the backbone and solves a head on its features.")] = "features"
+        "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
+        "its last two stages too, 'full' everything; what does worse on validation is not kept.")] = "features"
+    plan: PlanName = None
+    set: Changes = ()
     fit: FitSetting = "crop"
     size: Size = None
     folds: Annotated[int | None, Setting(
@@ -178,8 +192,13 @@ class TrainSettings:
     device: DeviceSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
+    workers: Annotated[int | None, Setting(
+        "Threads that read pictures; by default one a core, 0 for none. It changes no answer.", ge=0, le=64)] = None
     quiet: Quiet = False
+    resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
+    hooks: Annotated[object, Setting(
+        "What a caller in Python replaces: see regraft.Hooks.", python_only=True)] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -317,14 +336,6 @@ class DemoSettings:
 
     def __post_init__(self) -> None:
         check(self)
-
-
-PlanName = Annotated[str | Path | None, Setting(
-    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file; by default a frozen "
-    "backbone and a solved head.", metavar="NAME|FILE")]
-Changes = Annotated[Sequence[str], Setting(
-    "Change a setting of the plan, such as phases.0.epochs=1 or phases.*.epochs=1; may be given several times.",
-    metavar="PATH=VALUE")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -223,6 +223,8 @@ class Run(Record):
         Cross-validation that chooses and measures, or None where a validation split does.
     images:
         How many are in each split.
+    plan:
+        Of a training by steps.
     """
 
     strategy: str
@@ -234,3 +236,4 @@ class Run(Record):
     repeats: int
     seed: int
     images: dict[str, int]
+    plan: Plan | None = None

@@ -11,6 +11,7 @@ from regraft.errors import DataError, UsageError
 from regraft.records.base import Record, plain, shown
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, Quarantined
+from regraft.records.training import Epoch
 
 
 @dataclass(frozen=True, repr=False)
@@ -234,6 +235,12 @@ class TrainResult(Record):
         What was seen in the data.
     conversions:
         How many images needed what on the way to 8-bit RGB.
+    probe:
+        Figures on validation of the head solved on frozen features, where a training by steps is compared with it.
+    epochs:
+        A record for each epoch of a training by steps.
+    decision:
+        Which of the two did better, and which was kept.
     """
 
     out: str
@@ -247,6 +254,9 @@ class TrainResult(Record):
     head: Choice
     findings: tuple[Finding, ...] = ()
     conversions: dict[str, int] | None = None
+    probe: Evaluation | None = None
+    epochs: tuple[Epoch, ...] = ()
+    decision: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``head`` holds what was chosen, the whole list stays in ``run/record.json``."""
@@ -256,10 +266,13 @@ class TrainResult(Record):
 
     def __repr__(self) -> str:
         lines = [f"model {shown(self.out)} in {self.seconds:.1f} s",
-                 f"  {self.backbone}, {self.head.chosen.label} (strength {self.head.chosen.strength:.1e}, "
-                 f"chosen on {self.head.by})",
+                 f"  {self.backbone}, {self.head.chosen.label} (" + (
+                     f"strength {self.head.chosen.strength:.1e}, " if self.head.chosen.strength else "")
+                 + f"chosen on {self.head.by})",
                  f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
+        if self.decision:
+            lines.append(f"  {self.decision}")
         lines += [repr(figures) for figures in (self.validation, self.test) if figures is not None]
         if self.test is None:
             lines.append("no test images: the figures above chose the model and flatter it a little")

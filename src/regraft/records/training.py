@@ -33,7 +33,7 @@ class PhaseForecast(Record):
     head:
         Parameters of the head.
     cut:
-        Where the network is cut: what lies before is computed once.
+        Where the network is cut: what lies before is computed once. None: behind everything that the head reads.
     ladder:
         Learning rates from the head downwards.
     views, cached:
@@ -46,14 +46,15 @@ class PhaseForecast(Record):
     learning: int
     total: int
     head: int
-    cut: Cut
+    cut: Cut | None
     ladder: tuple[Rung, ...]
     views: int
     cached: bool
     bytes: int
 
     def __repr__(self) -> str:
-        where = "in front of the first layer" if self.cut.position < 0 else (
+        where = "behind the last layer" if self.cut is None else (
+            "in front of the first layer") if self.cut.position < 0 else (
             f"after {self.cut.module or self.cut.name}, {' x '.join(map(str, self.cut.shape))}")
         kept = f"; {self.views} views kept, {self.bytes / 2**20:,.1f} MiB" if self.cached else ""
         lines = [f"phase {self.phase}: {self.learning:,} of {self.total:,} parameters learn, {self.head:,} of them in "

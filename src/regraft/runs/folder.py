@@ -46,6 +46,10 @@ class RunFolder:
         values = record.to_dict() if isinstance(record, Record) else plain(record)
         write_whole(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
+    def write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write JSON lines, whole or not at all."""
+        write_whole(self.path / name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+
     def write_quarantine(self, quarantined: Sequence[Quarantined]) -> None:
         """List the unreadable files with their reasons."""
         with (self.path / "quarantine.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -87,10 +91,10 @@ def whole_file(path: Path, forecast: int) -> Iterator[Path]:
 
 
 @contextmanager
-def claim(out: Path, settings: Mapping[str, Any], force: bool) -> Iterator[RunFolder]:
+def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = False) -> Iterator[RunFolder]:
     """Take an output folder for this process: begin in it, or continue what the same settings began.
 
-    Raises OutputError where the folder is finished (without ``force``), was begun with other settings, holds
+    Raises OutputError where the folder is finished (without ``force``), holds nothing to ``resume``, was begun with other settings, holds
     something else, is in use by another process, or can't be written.
     """
     run = out / RUN
@@ -101,6 +105,8 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool) -> Iterator[RunFo
     if started is None and out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
         raise OutputError(f"{out} is neither empty nor the folder of a run; take another --out")
     continued = started is not None and not (out / MANIFEST).exists()
+    if resume and not continued:
+        raise OutputError(f"{out} holds no unfinished run to resume; leave --resume away to begin one there")
     if continued and started != given and not force:
         raise OutputError(f"{out} was begun with other settings ({_difference(started, given)}); say the same again, "
                           "take another --out, or begin anew with --force")

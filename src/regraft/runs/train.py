@@ -6,7 +6,8 @@ import dataclasses
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +42,8 @@ _FOLDS = 5
 REPEATS = 2
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
-_OPERATIONAL = ("out", "force", "store", "store_limit", "device", "time_limit", "quiet")
+_OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "workers", "time_limit", "quiet", "hooks",
+                "plan")
 
 _Prepared = TypeVar("_Prepared")
 
@@ -53,17 +55,25 @@ def train(settings: TrainSettings, progress: Progress) -> TrainResult:
 
 def run(settings: TrainSettings, progress: Progress, prepare: Callable[[TrainSettings], _Prepared],
         train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], TrainResult]) -> TrainResult:
-    """Prepare the data, claim the output folder, train in it; what is stopped says how to go on."""
+    """Prepare the data, claim the output folder, train in it."""
     started = time.monotonic()
+    prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
+    with claimed(settings, progress, {}) as (folder, deadline):
+        return train(settings, prepared, folder, progress, deadline, started)
+
+
+@contextmanager
+def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any],
+            ) -> Iterator[tuple[RunFolder, Deadline]]:
+    """The output folder, claimed for these settings (and ``also``); what is stopped says how to go on."""
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
     kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
-    prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
-    with claim(out, kept, settings.force) as folder:
+    with claim(out, {**kept, **also}, settings.force, settings.resume) as folder:
         if folder.continued:
             progress.say(f"continuing in {out}")
         try:
-            return train(settings, prepared, folder, progress, deadline, started)
+            yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
 
@@ -81,7 +91,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             features = extract(index, space, engine, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
             fitted = fit(index, features, network.readouts, plan, progress, deadline)
-        _trim(store, size_in_bytes(settings.store_limit), progress)
+        trim(store, size_in_bytes(settings.store_limit), progress)
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
@@ -107,6 +117,11 @@ def tell_images(index: ImageIndex, folder: RunFolder, progress: Progress) -> Non
 
 def prepare(settings: TrainSettings) -> ImageIndex:
     """The images in their final splits: opened, joined with the test data, limited, grouped, divided."""
+    return divide(open_images(settings), settings)
+
+
+def open_images(settings: TrainSettings) -> ImageIndex:
+    """The images, joined with those of ``--test``."""
     opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links}
     index = data_index.open_data(settings.data, **opening)
     if settings.test is not None:
@@ -114,11 +129,11 @@ def prepare(settings: TrainSettings) -> ImageIndex:
             raise UsageError(f"{settings.data} has {len(index.rows('test')):,} test images of its own; leave --test "
                              "away, or give its training folder alone")
         index = data_index.join(index, _test_images(settings.test, opening), splits.TEST)
-    return divide(index, settings)
+    return index
 
 
-def divide(index: ImageIndex, settings: TrainSettings) -> ImageIndex:
-    """The images limited, grouped and in their final splits."""
+def divide(index: ImageIndex, settings: TrainSettings, by_split: bool = False) -> ImageIndex:
+    """The images limited, grouped and in their final splits; ``by_split`` asks for a validation split in any case."""
     data_index.require_classes(index)
     if settings.limit is not None:
         index = splits.limited(index, settings.limit, settings.seed)
@@ -128,7 +143,7 @@ def divide(index: ImageIndex, settings: TrainSettings) -> ImageIndex:
         index = splits.apply_splits(index, Path(settings.splits))
     test_share = None if settings.no_test or settings.test is not None else settings.test_share
     index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed)
-    if number_of_folds(settings, index) is None:
+    if by_split or number_of_folds(settings, index) is None:
         index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
                                 seed=settings.seed)
     if test_share is not None and not len(index.rows("test")):
@@ -209,11 +224,11 @@ def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Ru
     if plan.folds is not None:
         learn = np.flatnonzero(readable.splits != splits.TEST)
         head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
-        seen = _digests(features, learn, learn[:0])
+        seen = seen_images(features, learn, learn[:0])
     else:
         learn, held = readable.rows("train"), readable.rows("validation")
         head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress, only)
-        seen = _digests(features, learn, held)
+        seen = seen_images(features, learn, held)
     deadline.check(lambda: "all features are kept, the head is not")
     counts = readable.class_counts(learn)
     figures = judge_test(index, features, head.probabilities(features.read(test, head.settings.readouts)), seen,
@@ -295,12 +310,14 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
         majority=int(np.bincount(y_N[learn]).argmax()))
 
 
-def _digests(features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
+def seen_images(features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
+    """Images that were learned from, and images that were chosen on."""
     return model.SeenImages(frozenset(features.digests[i] for i in learn),
                             frozenset(features.digests[i] for i in held))
 
 
-def _trim(store: FeatureStore, limit: int, progress: Progress) -> None:
+def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
+    """Shrink the store to its limit, and say so."""
     freed = store.trim(limit)
     if freed:
         progress.say(f"feature store: {freed / 2**20:,.0f} MiB of the least recently used features deleted")

@@ -27,6 +27,7 @@ from regraft.records.training import Epoch, PhaseForecast
 from regraft.training.batches import Batch, Batches
 from regraft.training.checkpoint import optimiser_tensors, read_checkpoint, restore_optimiser, write_checkpoint
 from regraft.training.head import TrainableHead, class_scores
+from regraft.training.hooks import Hooks
 from regraft.training.rates import Group, make_optimiser, set_rates
 
 #: Images of a validation batch.
@@ -34,30 +35,6 @@ _VALIDATED = 64
 
 #: A probability of 0 must not decide everything.
 _FLOOR = 1e-6
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a caller in Python may replace.
-
-    Attributes
-    ----------
-    on_event:
-        Receives every :class:`PhaseForecast` and :class:`Epoch`; returning False ends the training.
-    loss:
-        (class scores [B, K], labels int64 [B]) to a scalar.
-    optimiser:
-        (parameter groups, each with ``params``, ``lr`` and ``weight_decay``) to an optimiser.
-    sampler:
-        (labels int [N], epoch number, seed) to the rows of the epoch, in order.
-    """
-
-    on_event: Callable[[Any], object] | None = None
-    loss: Loss | None = None
-    optimiser: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None
-    sampler: Callable[[NDArray[np.int32], int, int], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +82,7 @@ class Loop:
     def __init__(self, phases: Sequence[Phase], stage: Callable[[Phase], Stage], network: nn.Module,
                  head: TrainableHead, y_N: NDArray[np.int32], y_held_M: NDArray[np.int32], seed: int, folder: Path,
                  files: Callable[[NDArray[np.int64]], list[str]], deadline: Deadline, progress: Progress,
-                 hooks: Hooks = Hooks()) -> None:
+                 hooks: Hooks) -> None:
         self.phases = phases
         self.network = network
         self.head = head

@@ -1,0 +1,573 @@
+"""``train`` by a plan with phases: images to a frozen probe, to phases of steps, to the better of what came out."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regraft import evaluation, model
+from regraft.data.decode import read_file
+from regraft.data.splits import TEST
+from regraft.data.view import estimate_deep_range
+from regraft.engines.contract import Engine
+from regraft.engines.pytorch import PyTorchEngine, choose_device
+from regraft.errors import OutputError, SettingsError, TrainingError, UnknownNameError
+from regraft.features.extract import extract, extract_view, feature_key
+from regraft.features.store import FeatureKey, FeatureStore, Numbers, Space
+from regraft.heads.dense import Head
+from regraft.heads.linear import LinearHead
+from regraft.networks.build import Network, load_backbone
+from regraft.networks.graph import Graph, Prefix, Suffix
+from regraft.networks.learns import Learning, groups_over, learning
+from regraft.networks.readouts import Tapped, read_as
+from regraft.networks.weights import weights_digest
+from regraft.progress import Deadline, Progress
+from regraft.records.heads import Choice
+from regraft.records.images import ImageIndex
+from regraft.records.model import ModelRecord
+from regraft.records.networks import Cut, Readout
+from regraft.records.plan import Phase, Plan, Run
+from regraft.records.preprocessing import Preprocessing
+from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.records.training import Epoch, PhaseForecast
+from regraft.records.views import augmentation
+from regraft.runs.folder import RunFolder, write_whole
+from regraft.runs.train import (
+    REPEATS,
+    Fitted,
+    claimed,
+    divide,
+    environment,
+    fit,
+    judge_test,
+    open_images,
+    preprocessing,
+    seen_images,
+    tell_images,
+    trim,
+)
+from regraft.settings import Device, TrainSettings, size_in_bytes
+from regraft.strategy.writing import to_toml
+from regraft.training.batches import AT_CUT, Batches, Fresh, Kept
+from regraft.training.head import TrainableHead
+from regraft.training.hooks import Hooks
+from regraft.training.loop import Loop, Stage
+from regraft.training.rates import ladder, rungs
+from regraft.training.views import Views
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+#: Widest readout that a probe is solved on.
+_WIDEST = 8192
+
+#: Share of the free disk that kept activations may take.
+_DISK_SHARE = 0.8
+
+#: Number formats of kept activations, in the order in which they are tried.
+_HALF: tuple[Numbers, ...] = ("float16", "bfloat16", "float32")
+
+#: Where a head reads that nobody has chosen readouts for.
+_DEFAULT_READS = ("last",)
+
+_NORMALISATION = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                  "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan, the settings that it leads to, and the images it is for."""
+
+    plan: Plan
+    settings: TrainSettings
+    index: ImageIndex
+
+
+def prepare(settings: TrainSettings, plan: Plan) -> Job:
+    """Settings given by the caller win over the plan's; the images are divided as both say."""
+    defaults = TrainSettings(settings.data)
+
+    def chosen(name: str, of_plan: Any) -> Any:
+        given = getattr(settings, name)
+        return given if given != getattr(defaults, name) else of_plan
+
+    data, seen, backbone = plan.data, plan.preprocessing, plan.backbone
+    no_test = settings.no_test or (data.test_share == 0 and settings.test_share == defaults.test_share)
+    settings = replace(
+        settings, no_test=no_test, limit=chosen("limit", data.limit), folds=None,
+        test_share=settings.test_share if no_test else chosen("test_share", data.test_share),
+        validation_share=chosen("validation_share", data.validation_share), size=chosen("size", seen.size),
+        fit=chosen("fit", seen.fit), backbone=chosen("backbone", backbone.name),
+        weights=chosen("weights", backbone.weights))
+    plan = replace(
+        plan, data=replace(data, limit=settings.limit, validation_share=settings.validation_share,
+                           test_share=0.0 if no_test else settings.test_share),
+        preprocessing=replace(seen, size=settings.size, fit=settings.fit),
+        backbone=replace(backbone, name=settings.backbone,
+                         weights=None if settings.weights is None else str(settings.weights)))
+    return Job(plan, settings, divide(open_images(settings), settings, by_split=True))
+
+
+def events(settings: TrainSettings, plan: Plan, progress: Progress) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+    """Train by a plan, and yield what happens: forecasts, epochs, and the result last."""
+    started = time.monotonic()
+    job = prepare(settings, plan)  # before anything is written: unusable data leaves no trace
+    with claimed(settings, progress, {"plan": job.plan.to_dict()}) as (folder, deadline):
+        yield from _train(job, folder, progress, deadline, started)
+
+
+def train(settings: TrainSettings, plan: Plan, progress: Progress) -> TrainResult:
+    """Run one training by steps; see :func:`regraft.train`."""
+    *_, result = events(settings, plan, progress)
+    assert isinstance(result, TrainResult)
+    return result
+
+
+def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, started: float,
+           ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+    settings, plan, index = job.settings, job.plan, job.index
+    tell_images(index, folder, progress)
+    network, rules = _network(job)
+    reads = tuple(read_as(word, network.module, network.readouts, rules.size) for word in plan.head.reads)
+    readouts = (*network.readouts, *(r for r in reads if r not in network.readouts))
+    run = Run(plan.name, network.name, network.digest, rules, readouts, None, REPEATS, settings.seed,
+              index.split_counts(), plan)
+    folder.write("plan.json", run)
+    write_whole(folder.path / "plan.toml", to_toml(plan))
+    with FeatureStore(settings.store) as store:
+        with ExitStack() as spaces:
+            training = _Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
+            loop = Loop(plan.phases, training.stage, network.module, training.head,
+                        training.y_N[training.learn], training.y_N[training.held], settings.seed,
+                        folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
+            for event in loop.run():
+                folder.write_lines("history.jsonl", loop.history)
+                progress.say(repr(event))
+                yield event
+            network.module.requires_grad_(False).eval()
+            result = training.finish(loop, started)
+        trim(store, size_in_bytes(settings.store_limit), progress)
+    yield result
+
+
+def _network(job: Job) -> tuple[Network, Preprocessing]:
+    """The network in its starting weights, and how it sees."""
+    settings, plan = job.settings, job.plan
+    random = settings.seed if plan.backbone.start == "random" else None
+    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size,
+                            random)
+    network.module.to(memory_format=torch.channels_last)
+    spec = network.input
+    if plan.preprocessing.normalise != "backbone":
+        mean, std = _NORMALISATION[plan.preprocessing.normalise]
+        spec = replace(spec, mean=mean, std=std)
+    learn = np.flatnonzero(job.index.splits != TEST)
+    return network, preprocessing(settings, spec, estimate_deep_range([job.index.file(int(row)) for row in learn]))
+
+
+class _Colours:
+    """An engine for networks that know nothing yet: it looks through the pictures and keeps their mean colour."""
+
+    key = "colours"
+    batch = 64
+    readouts: tuple[Readout, ...] = (Readout("colour", "", "none", 3),)
+
+    def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Mean red, green and blue of each picture, float32 [B, 3]."""
+        colours_BC: NDArray[np.float32] = pixels_BHWC.mean((1, 2), dtype=np.float32)
+        return colours_BC
+
+
+class _Training:
+    """What the phases of one training share: the network, the images that can be read, the probe, the head."""
+
+    def __init__(self, job: Job, network: Network, rules: Preprocessing, readouts: Sequence[Readout],
+                 store: FeatureStore, spaces: ExitStack, folder: RunFolder, progress: Progress, deadline: Deadline,
+                 run: Run) -> None:
+        self.job = job
+        self.hooks = hooks_of(job.settings)
+        self.network = network
+        self.rules = rules
+        self.readouts = {readout.name: readout for readout in readouts}
+        self.store, self.spaces = store, spaces
+        self.folder, self.progress, self.deadline = folder, progress, deadline
+        self.trained = False  # whether some phase so far could change the network
+        # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
+        random = job.plan.backbone.start == "random"
+        engine: Engine = _Colours() if random else self._engine(network, readouts)
+        self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
+        self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
+        folder.write_quarantine(self.features.quarantined)
+        self.readable = job.index.take(self.features.rows)
+        self.y_N = self.readable.y_N
+        self.learn, self.held = self.readable.rows("train"), self.readable.rows("validation")
+        if not len(self.held):
+            raise TrainingError("no image is left for validation, on which the epoch is chosen; give more images a "
+                                "class, or take --strategy features")
+        self.fitted = None if random else self._probe(run)
+        self.head = self._head()
+        self.reads = [self.readouts[name] for name in self.head.readouts]
+
+    def _engine(self, network: Network, readouts: Sequence[Readout]) -> PyTorchEngine:
+        return PyTorchEngine(network.module, readouts, self.rules, self.job.settings.device)
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The network's graph, with every readout that the head reads."""
+        return Graph(self.network.module, self.rules.size, list(self.readouts.values()))
+
+    def files(self, rows: NDArray[np.int64]) -> list[str]:
+        """Paths of rows of the training images."""
+        return [self.readable.paths[int(self.learn[row])] for row in rows]
+
+    # -- the probe and the head --------------------------------------------------------------------
+
+    def _probe(self, run: Run) -> Fitted:
+        """A head solved on the frozen features: what the training starts from, and is measured against."""
+        only = self.job.plan.head.reads
+        # Solving on unpooled features may take longer than the training; pooled ones are compared with instead.
+        if any(self.readouts[name].dim > _WIDEST for name in only):
+            only = ()
+        return fit(self.job.index, self.features, self.network.readouts, run, self.progress, self.deadline, only,
+                   look_at_test=False)
+
+    def _head(self) -> TrainableHead:
+        plan, fitted = self.job.plan.head, self.fitted
+        classes = len(self.job.index.classes)
+        if plan.one_logit and classes != 2:
+            raise SettingsError([f"head.one_logit: it is for two classes; the images have {classes}"])
+        solved = None if fitted is None or plan.start == "random" else fitted.head
+        if plan.start == "solved" and (solved is None or (plan.reads and set(solved.settings.readouts) != set(plan.reads))):
+            raise SettingsError(["head.start: 'solved' needs pre-trained weights and pooled readouts; here it must be "
+                                 "'random'"])
+        names = plan.reads or (_DEFAULT_READS if solved is None else solved.settings.readouts)
+        ordered = tuple(sorted(names, key=list(self.readouts).index))
+        head = TrainableHead(plan, ordered, sum(self.readouts[name].dim for name in ordered), classes,
+                             self.job.settings.seed)
+        if solved is not None:
+            head.start_at(_reordered(solved, ordered, self.readouts), self.features.read(self.learn, ordered))
+        return head
+
+    # -- a phase, made ready -----------------------------------------------------------------------
+
+    def stage(self, phase: Phase) -> Stage:
+        """See :class:`regraft.training.loop.Stage`."""
+        module, graph = self.network.module, self.graph
+        learns, phase = self._learning(phase)
+        norms = self._live_norms(phase, learns)
+        cut = graph.cut_for(learns.parameters) if learns.parameters else None
+        before = {r.name for r in self.reads} if cut is None else {r.name for r in graph.readouts_before(cut)}
+        frozen = [r for r in self.reads if r.name in before]
+        suffix = None if cut is None else Suffix(graph, cut, [r for r in self.reads if r.name not in before])
+        source = _Source(self, phase, cut, frozen)
+        groups = ladder(phase, learns, module, lambda: graph)
+        sizes = {name: p.numel() for name, p in module.named_parameters()}
+        in_head = sum(p.numel() for p in self.head.parameters())
+        forecast = PhaseForecast(
+            phase.name, sum(sizes[n] for n in learns.parameters) + (in_head if learns.head else 0),
+            sum(sizes[n] for n in graph.used_by(self.reads)) + in_head, in_head, cut,
+            rungs(groups, module, in_head if learns.head else 0), source.views, source.kept, source.bytes)
+        if source.kept:
+            self.progress.say(f"{phase.name}: keeping {source.views or 1} views of {len(self.learn):,} images takes "
+                              f"{source.bytes / 2**20:,.1f} MiB")
+        modules = () if suffix is None else tuple(
+            m for m in suffix.modules_run if not isinstance(m, _BatchNorm) or m in norms)
+        buffers = tuple(name for name, _ in module.named_buffers()
+                        if module.get_submodule(name.rpartition(".")[0]) in norms)
+        train, validation = source.batches()
+        self.trained = self.trained or bool(learns.parameters)
+        return Stage(phase, forecast, groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
+                     validation, suffix is not None and _fast_bf16(phase, self.job.settings.device))
+
+    def _learning(self, phase: Phase) -> tuple[Learning, Phase]:
+        """What learns, and the phase as it applies to this network."""
+        used = self.graph.used_by(self.reads)
+        try:
+            groups_over(phase.over, self.network.module)
+            found = learning(phase.learns, phase.frozen, self.network.module, used, lambda: self.graph)
+        except UnknownNameError:
+            if not phase.elsewhere:
+                raise
+            found = learning(phase.elsewhere, (), self.network.module, used, lambda: self.graph)
+            phase = replace(phase, over=(), law="geometric" if phase.law == "groups" else phase.law)
+            self.progress.say(f"{phase.name}: {self.network.name} has no modules of those names; "
+                              f"{', '.join(phase.elsewhere)} learns instead")
+        if not found.parameters and not found.head:
+            raise TrainingError(f"{phase.name}: nothing learns of what the head's answer depends on; name other "
+                                "modules, or head")
+        return found, phase
+
+    def _live_norms(self, phase: Phase, learns: Learning) -> tuple[nn.Module, ...]:
+        """Batch norms that work on each batch's own statistics."""
+        if phase.batch_norm == "inference":
+            return ()
+        names = set(learns.parameters)
+        found = tuple(m for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)
+                      and any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
+        if not found:
+            raise TrainingError(
+                f"{phase.name}: batch_norm = \"training\" but no batch norm learns; in the frozen part each image's "
+                "features would depend on the others of its batch, so they could not be computed once. Let layers with "
+                "batch norm learn, or take batch_norm = \"inference\"")
+        return found
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def finish(self, loop: Loop, started: float) -> TrainResult:
+        """Judge the trained network as it will answer, take the better one where the strategy promises so, save."""
+        settings, plan, fitted = self.job.settings, self.job.plan, self.fitted
+        if loop.stopped:
+            self.progress.say(f"stopped early: {loop.stopped}")
+        head, network, readouts = loop.head.exported(), self.network, tuple(self.reads)
+        validation, P_test = self._judge(head, network, readouts)
+        decision = ""
+        if fitted is not None and fitted.validation is not None:
+            probe = fitted.validation
+            better = (probe.accuracy.value, -probe.log_loss) > (validation.accuracy.value, -validation.log_loss)
+            first = "the frozen probe did better" if better else "training did at least as well"
+            decision = (f"{first} on validation: {probe.accuracy.value:.1%} frozen, "
+                        f"{validation.accuracy.value:.1%} trained")
+            if better and settings.plan is None:
+                decision += "; the frozen probe is kept"
+                network, _ = _network(self.job)
+                head, readouts, validation = fitted.head, network.readouts, probe
+                P_test = head.probabilities(self.features.read(self.readable.rows("test"), head.settings.readouts))
+            self.progress.say(decision)
+        digest = self._digest(network)
+        counts = self.readable.class_counts(self.learn)
+        seen = seen_images(self.features, self.learn, self.held)
+        test = judge_test(self.job.index, self.features, P_test, seen, int(counts.argmax())) if len(P_test) else None
+        record = ModelRecord(
+            classes=self.job.index.classes, strategy=plan.name, backbone=network.name, weights_digest=digest,
+            licence=network.licence, preprocessing=self.rules, readouts=readouts, head=head.settings,
+            training_counts=tuple(int(c) for c in counts))
+        model.save(self.folder.out, record, network.state(), head, seen)
+        shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
+        choice = Choice(head.settings, "the validation split") if fitted is None else replace(
+            fitted.choice, chosen=head.settings)
+        result = TrainResult(
+            out=str(self.folder.out), strategy=plan.name, backbone=network.name,
+            features=FeatureCount(self.features.computed, self.features.reused),
+            quarantined=len(self.features.quarantined), validation=validation, test=test,
+            seconds=round(time.monotonic() - started, 3), head=choice,
+            findings=self.job.index.findings, conversions=dict(self.features.notes),
+            probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
+            decision=decision)
+        self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
+                                          "environment": environment()})
+        return result
+
+    def _digest(self, network: Network) -> str:
+        return weights_digest(network.name, network.module.state_dict()) if self.trained else network.digest
+
+    def _judge(self, head: Head, network: Network, readouts: Sequence[Readout],
+               ) -> tuple[Evaluation, NDArray[np.float64]]:
+        """Figures on validation, and probabilities of the test images, of the network as it will be saved."""
+        test = self.readable.rows("test")
+        if not self.trained and self.fitted is not None:
+            P_held, P_test = (head.probabilities(self.features.read(rows, head.settings.readouts))
+                              for rows in (self.held, test))
+        else:
+            rows = np.concatenate([self.held, test])
+            engine = self._engine(network, readouts)
+            space = self.spaces.enter_context(
+                self.store.space(feature_key(self.rules, self._digest(network), engine)))
+            final = extract(self.readable.take(rows), space, engine, self.rules, self.progress, Deadline(None), 1.0)
+            P = head.probabilities(final.read(np.arange(len(rows)), head.settings.readouts))
+            P_held, P_test = P[:len(self.held)], P[len(self.held):]
+        counts = self.readable.class_counts(self.learn)
+        return evaluation.judge(
+            P_held, self.y_N[self.held], self.readable.classes, split="validation",
+            method="held out from learning, used for choosing the epoch", majority=int(counts.argmax())), P_test
+
+
+class _Source:
+    """Where a phase's batches come from: decided, with its price, before anything is computed."""
+
+    def __init__(self, training: _Training, phase: Phase, cut: Cut | None, frozen: Sequence[Readout]) -> None:
+        self._all = training
+        self._phase = phase
+        self._cut = cut
+        self._frozen = tuple(frozen)
+        self._custom = training.hooks.augmentation
+        varied = self._custom or augmentation(phase.augment) if phase.augment or self._custom else augmentation(())
+        self._views = Views(varied, training.rules, training.job.settings.seed)
+        self._augmented = bool(phase.augment or self._custom)
+        self.views = phase.views if self._augmented else 0
+        at_front = cut is not None and cut.position < 0
+        can = not at_front and (self.views > 0 or not self._augmented) and self._views.cacheable
+        if phase.cached == "always" and not can:
+            why = ("everything learns from the first layer on" if at_front else
+                   "fresh augmentation each epoch is asked for (views = 0)" if self._views.cacheable else
+                   "your augmentation has no version")
+            raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why}")
+        self._keeps_held = not at_front
+        self.kept = can and phase.cached != "never" and self._has_room()
+        self.bytes = self._bytes(self.views) if self.kept else 0
+        if not self.kept:
+            self.views = phase.views if self._augmented else 0
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        return None if self._cut is None else self._cut.shape
+
+    @property
+    def _from_view0(self) -> bool:
+        """Whether everything is in the store already: frozen readouts of a network that has not changed."""
+        return self._cut is None and not self._all.trained and not self._augmented
+
+    def _bytes(self, views: int) -> int:
+        """What is kept on the disk for so many views."""
+        if self._from_view0:
+            return 0
+        rows = len(self._all.learn) * max(views, 1) + len(self._all.held)
+        return rows * self._key(0, self._formats()[0]).words * 4
+
+    def _has_room(self) -> bool:
+        """Whether disk and store have room; takes fewer views where that helps, and says so."""
+        settings = self._all.job.settings
+        free = int(_DISK_SHARE * shutil.disk_usage(self._all.store.folder).free)
+        room = min(free, size_in_bytes(settings.store_limit))
+        wanted = self._bytes(self.views)
+        if wanted <= room:
+            return True
+        what = (f"{self._phase.name}: keeping {max(self.views, 1)} views takes {wanted:,} bytes, "
+                f"{wanted - room:,} more than there is room for")
+        if self._phase.cached == "always":
+            raise OutputError(f"{what} ({room:,}); free the disk, raise --store-limit, or take fewer views")
+        while self.views > 1 and self._bytes(self.views) > room:
+            self.views -= 1
+        fits = self._bytes(self.views) <= room
+        self._all.progress.say(f"{what}; {f'{self.views} views are kept' if fits else 'nothing is kept'} instead")
+        return fits
+
+    def _formats(self) -> tuple[Numbers, ...]:
+        return ("float32",) if self._phase.store_as == "float32" else _HALF
+
+    def _key(self, view: int, numbers: Numbers) -> FeatureKey:
+        readouts = self._frozen
+        if self._cut is not None:
+            readouts = (*readouts, Readout(AT_CUT, f"@{self._cut.name}", "none", self._cut.numbers))
+        rules = self._all.rules
+        return FeatureKey(self._views.key(view), self._digest, readouts, f"pytorch-{self._device}-fp32", rules.mean,
+                          rules.std, numbers)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """Of the tensors before the cut: what learns behind it changes nothing there."""
+        network = self._all.network
+        if self._cut is None and not self._all.trained:
+            return network.digest
+        state = network.module.state_dict()
+        if self._cut is None:
+            return weights_digest(network.name, state)
+        names = self._all.graph.tensors_before(self._cut)
+        return weights_digest(f"{network.name}@{self._cut.name}", {name: state[name] for name in names})
+
+    @property
+    def _device(self) -> str:
+        return choose_device(self._all.job.settings.device)
+
+    def batches(self) -> tuple[Batches, Batches]:
+        """Batches of the training and of the validation images."""
+        everything = self._all
+        if self._from_view0 and self.kept:
+            located = everything.view0.locate(everything.features.digests)
+            names = [readout.name for readout in self._frozen]
+            return (Kept({0: everything.view0}, {0: located[everything.learn]}, names, None),
+                    Kept({0: everything.view0}, {0: located[everything.held]}, names, None))
+        held = self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
+        if not self.kept:
+            return self._fresh(everything.learn), held
+        views = range(1, self.views + 1) if self._augmented else (0,)
+        return self._keep(dict.fromkeys(views, everything.learn)), held
+
+    def _program(self) -> nn.Module:
+        """The frozen part."""
+        if self._cut is None:
+            return Tapped(self._all.network.module, self._frozen)
+        return Prefix(self._all.graph, self._cut, self._frozen)
+
+    def _keep(self, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
+        """Compute views of images once, in the smallest number format that holds them."""
+        for numbers in self._formats():
+            try:
+                return self._kept_as(numbers, rows_of)
+            except OverflowError:
+                self._all.progress.say(f"{self._phase.name}: activations are too large for {numbers}; the next larger "
+                                       "format is taken")
+        raise AssertionError("float32 holds everything")
+
+    def _kept_as(self, numbers: Numbers, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
+        everything = self._all
+        spaces: dict[int, Space] = {}
+        located: dict[int, NDArray[np.int64]] = {}
+        program = self._program()
+        for view, rows in rows_of.items():
+            key = self._key(view, numbers)
+            engine = PyTorchEngine(program, key.readouts, everything.rules, everything.job.settings.device)
+            spaces[view] = everything.spaces.enter_context(everything.store.space(key))
+            digests = [everything.features.digests[int(row)] for row in rows]
+            files = [everything.readable.file(int(row)) for row in rows]
+            title = f"{self._phase.name}: view {view}" if view else f"{self._phase.name}: frozen part"
+            extract_view(files, digests, spaces[view], engine, functools.partial(self._pixels, view), title,
+                         everything.progress, everything.deadline)
+            located[view] = spaces[view].locate(digests)
+        return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
+
+    def _pixels(self, view: int, data: bytes, digest: bytes) -> NDArray[np.uint8]:
+        return self._views.pixels(data, view, digest)
+
+    def _fresh(self, rows: NDArray[np.int64]) -> Fresh:
+        everything = self._all
+        device = self._device
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255
+                     for v in (everything.rules.mean, everything.rules.std))
+
+        def pixels(row: int, view: int) -> NDArray[np.uint8]:
+            at = int(rows[row])
+            return self._views.pixels(read_file(everything.readable.file(at)), view, everything.features.digests[at])
+
+        def prepare(x_BHWC: Tensor) -> Tensor:
+            return (x_BHWC.to(device).permute(0, 3, 1, 2).float() - mean) / std
+
+        at_front = self._cut is not None and self._cut.position < 0
+        prefix = None if at_front else self._program()
+        return Fresh(pixels, prepare, prefix, self._shape, everything.job.settings.workers)
+
+
+def hooks_of(settings: TrainSettings) -> Hooks:
+    """The caller's own parts; raises SettingsError for anything else."""
+    if settings.hooks is None:
+        return Hooks()
+    if not isinstance(settings.hooks, Hooks):
+        raise SettingsError([f"hooks: {type(settings.hooks).__name__} is not allowed; it must be regraft.Hooks(...)"])
+    return settings.hooks
+
+
+def _reordered(head: LinearHead, names: Sequence[str], readouts: dict[str, Readout]) -> LinearHead:
+    """The same head with its readouts in another order."""
+    ends = np.cumsum([readouts[name].dim for name in head.settings.readouts])
+    rows = {name: np.arange(end - readouts[name].dim, end)
+            for name, end in zip(head.settings.readouts, ends, strict=True)}
+    W_DK = head.W_DK[np.concatenate([rows[name] for name in names])]
+    return LinearHead(replace(head.settings, readouts=tuple(names)), W_DK, head.b_K)
+
+
+def _fast_bf16(phase: Phase, device: Device) -> bool:
+    """Whether a phase computes in bf16: asked for, or the processor is fast at it."""
+    if phase.precision != "auto":
+        return phase.precision == "bf16"
+    if choose_device(device) == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return choose_device(device) == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
