@@ -21,7 +21,7 @@ from regraft.cli import COMMANDS, app
 from regraft.data.decode import FORMATS
 from regraft.data.listing import READABLE
 from regraft.demonstration import DemoResult
-from regraft.features.store import SpaceUse, StoreUse
+from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
 from regraft.records.heads import Choice, HeadSettings, Tried

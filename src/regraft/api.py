@@ -24,7 +24,7 @@ from regraft.settings import (
 
 if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
-    from regraft.features.store import StoreUse
+    from regraft.extraction.store import StoreUse
     from regraft.model import Model
     from regraft.records.features import FeatureExport
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
@@ -54,7 +54,7 @@ def train(settings: TrainSettings) -> TrainResult:
     TimeLimitError
         The time limit was reached; what is computed is kept.
     """
-    from regraft.features.files import is_feature_file
+    from regraft.extraction.files import is_feature_file
 
     if is_feature_file(settings.data):
         from regraft.runs.train_file import train as run
@@ -176,7 +176,7 @@ def store(settings: StoreSettings) -> StoreUse:
 
     Raises StoreError where the store can't be used.
     """
-    from regraft.features.store import FeatureStore
+    from regraft.extraction.store import FeatureStore
 
     limit = 0 if settings.clear else None if settings.store_limit is None else size_in_bytes(settings.store_limit)
     with FeatureStore(settings.store) as opened:
