@@ -21,7 +21,9 @@ WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
     "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
-    "regraft.evaluation", "regraft.manifest", "regraft.model", "regraft.runs.train", "regraft.runs.evaluate",
+    "regraft.evaluation", "regraft.manifest", "regraft.model", "regraft.extraction.files",
+    "regraft.runs.train", "regraft.runs.train_file", "regraft.runs.features", "regraft.runs.fetch",
+    "regraft.runs.evaluate",
     "regraft.demonstration", "regraft.api", "regraft.cli",
 )
 

@@ -31,11 +31,11 @@ from torch import nn
 import regraft
 from regraft.data.view import view0
 from regraft.engines.pytorch import PyTorchEngine
-from regraft.errors import BackboneError, MissingExtraError, OutputError, UnknownNameError
+from regraft.errors import BackboneError, MissingExtraError, OutputError, RegraftError, UnknownNameError
 from regraft.networks import build, catalogue
 from regraft.networks.build import Network, load_backbone, restore
 from regraft.networks.catalogue import BUNDLED, resolve, search
-from regraft.networks.readouts import INPUT, LAST, LOGITS, MAX_STAGES, find_readouts
+from regraft.networks.readouts import INPUT, LAST, LOGITS, MAX_STAGES, find_layer, find_readouts
 from regraft.networks.weights import load_strict, packed, read_weights, weights_digest
 from regraft.records.preprocessing import Preprocessing
 
@@ -578,6 +578,43 @@ def run_and_look(module: nn.Module, size: int, nodes: list[str]) -> tuple[list[s
     for handle in handles:
         handle.remove()
     return order, head_input[0], output
+
+
+@pytest.mark.parametrize(("name", "size", "layer", "pool", "pooling", "shape"), [
+    ("timm:resnet10t", 64, "layer2", "none", "none", (128, 8, 8)),
+    ("timm:resnet10t", 64, "layer2", "max", "max", (128,)),
+    ("timm:resnet10t", 64, "fc:input", "mean", "none", (512,)),
+    ("timm:vit_tiny_patch16_224", 224, "blocks.3", "mean", "tokens", (192,)),
+    ("timm:vit_tiny_patch16_224", 224, "blocks.3.attn", "max", "max_tokens", (192,)),
+    ("torchvision:swin_t", 64, "features.1", "mean", "mean_last", (96,)),
+    ("torchvision:swin_t", 64, "features.1", "max", "max_last", (96,)),
+    ("torchvision:swin_t", 64, "features.1", "none", "none", (16, 16, 96)),
+])
+def test_layers(name: str, size: int, layer: str, pool: Any, pooling: str, shape: tuple[int, ...]) -> None:
+    network = build._architecture(resolve(name), pretrained=False).eval()
+    readout, found = find_layer(network, find_readouts(network, size), layer, pool, size)
+    assert (readout.node, readout.pooling, readout.dim, found) == (layer, pooling, int(np.prod(shape)), shape)
+    rules = Preprocessing(size=size)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
+    features = PyTorchEngine(network, [readout], rules, "cpu").run(pixels)
+    whole = PyTorchEngine(network, [dataclasses.replace(readout, pooling="none")], rules, "cpu").run(pixels)
+    if pool == "none":
+        assert np.array_equal(features, whole)
+    else:
+        axis = {"mean": 1, "max": 1}.get(pooling, 2)  # where the channels are once the positions are one axis
+        maps = whole.reshape(2, shape[0], -1) if axis == 1 else np.moveaxis(whole.reshape(2, -1, shape[0]), 2, 1)
+        expected = maps.max(2) if pool == "max" else maps.mean(2)
+        assert np.allclose(features, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "message"), [
+    ("layer1.0.relu", r"the layer layer1\.0\.relu runs 2 times for an image"),
+    ("layer1.0.rely", r"did you mean 'layer1\.0\.relu'"),
+])
+def test_layers_that_can_not_be_read(layer: str, message: str) -> None:
+    network = build._architecture(resolve("torchvision:resnet18"), pretrained=False).eval()
+    with pytest.raises(RegraftError, match=message):
+        find_layer(network, find_readouts(network, 64), layer, "mean", 64)
 
 
 def test_transformers_are_read_at_each_quarter() -> None:
