@@ -24,6 +24,7 @@ from regraft.demonstration import DemoResult
 from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
+from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
@@ -55,7 +56,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
-    "Input": InputSpec, "Readout": Readout, "Space": SpaceUse,
+    "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
+    "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
 }
 
 SETTINGS: dict[str, list[Declared]] = {
@@ -88,7 +90,7 @@ def allowed(item: Declared) -> str:
     """What a setting takes, in words."""
     kinds = get_args(item.type) or (item.type,)
     if item.setting.positional:
-        return "path" if Path in kinds and len(kinds) == 2 else "paths" if Path in kinds else "text"
+        return "paths" if item.repeatable else "path" if Path in kinds else "text"
     if item.choices:
         return ", ".join(f"`{choice}`" for choice in item.choices)
     if bool in kinds:
@@ -111,8 +113,8 @@ def row(item: Declared) -> str:
     name = item.setting.metavar or "" if item.setting.positional else item.option
     if item.default is dataclasses.MISSING:
         default = "required"
-    elif item.default is None or item.default is False:
-        default = "none" if item.default is None else "off"
+    elif item.default is None or item.default is False or item.default == ():
+        default = item.default_text
     else:
         default = code(str(item.default))
     return f"| {code(name)} | {default} | {allowed(item)} | {item.setting.help} |"

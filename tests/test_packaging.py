@@ -27,6 +27,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"regraft/__init__.py", "regraft/py.typed", "regraft/data/view.py"} <= set(names)
+    recipes = {f"regraft/recipes/{file.name}" for file in (ROOT / "src/regraft/recipes").iterdir()}
+    assert recipes
+    assert recipes <= set(names)
     assert {Path(name).name for name in names if "licenses" in name} == {"LICENSE", "NOTICE"}
     assert all(name.startswith(("regraft/", f"regraft-{regraft.__version__}.dist-info/")) for name in names)
 
@@ -36,7 +39,8 @@ def test_installed_elsewhere_it_runs(wheel: Path, tmp_path: Path) -> None:
                     str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
     done = subprocess.run(
         [sys.executable, "-c", "import regraft, sys; print(regraft.__file__); from regraft.cli import main; "
-         "main(['--version'])"], capture_output=True, text=True, check=True, cwd=tmp_path,
+         "regraft.plan(plan='vgg19-codes'); main(['--version'])"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     where, version = done.stdout.splitlines()
     assert where.startswith(str(tmp_path))

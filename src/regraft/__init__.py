@@ -1,7 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`; what can go wrong is in :mod:`regraft.errors`.
+:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`;
+what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "features", "fetch", "load", "predict",
+__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "explain", "features", "fetch", "load", "plan",
+           "predict", "recipes",
            "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
-    from regraft.api import backbones, demo, evaluate, features, fetch, load, predict, store, train
+    from regraft.api import (
+        backbones,
+        demo,
+        evaluate,
+        explain,
+        features,
+        fetch,
+        load,
+        plan,
+        predict,
+        recipes,
+        store,
+        train,
+    )
 
 
 def __getattr__(name: str) -> Any:

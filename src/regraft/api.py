@@ -1,4 +1,8 @@
-"""The doors in Python: a function for each command, same name, same settings. Wiring only."""
+"""The doors in Python: a function for each command, with the same settings. Wiring only.
+
+Each bears its command's name but one: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
+module that declares them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.errors import UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
     BackbonesSettings,
@@ -15,7 +20,10 @@ from regraft.settings import (
     EvaluateSettings,
     FeaturesSettings,
     FetchSettings,
+    PlanSettings,
     PredictSettings,
+    RecipesSettings,
+    SettingsSettings,
     StoreSettings,
     TrainSettings,
     size_in_bytes,
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
+    from regraft.records.described import Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.results import Evaluation, Predictions, TrainResult
@@ -192,3 +201,66 @@ def demo(settings: DemoSettings) -> DemoResult:
     from regraft.demonstration import demonstrate
 
     return demonstrate(settings, train, evaluate, predict)
+
+
+@takes(RecipesSettings)
+def recipes(settings: RecipesSettings) -> Recipes:
+    """List the recipes: plans that follow published walk-throughs, with their published figures.
+
+    Raises UnknownNameError with the nearest names.
+    """
+    from regraft.strategy.describing import list_recipes
+
+    return list_recipes(settings.name)
+
+
+@takes(PlanSettings)
+def plan(settings: PlanSettings) -> Plans:
+    """Show what a plan would do, without running it; write it to a file.
+
+    Raises
+    ------
+    UnknownNameError
+        No recipe has that name; the nearest are named.
+    SettingsError
+        The plan's file or ``set`` holds mistakes; all are named.
+    DataError
+        The images can't be used.
+    OutputError
+        ``out`` is there already or can't be written.
+    """
+    from regraft.data.index import open_data, require_classes
+    from regraft.records.described import Plans
+    from regraft.records.plan import Plan
+    from regraft.strategy.changing import override
+    from regraft.strategy.describing import describe
+    from regraft.strategy.library import load_plans
+    from regraft.strategy.writing import save_plan
+
+    plans = (Plan(),) if settings.plan is None else load_plans(settings.plan)
+    named = () if settings.backbone is None else (f"backbone.name={settings.backbone}",)
+    given = (settings.set,) if isinstance(settings.set, str) else settings.set
+    plans = tuple(override(one, [*named, *given]) for one in plans)
+    index = data = None
+    if settings.data is not None:
+        data = str(settings.data)
+        index = open_data(data, layout=settings.layout, follow_links=settings.follow_links)
+        require_classes(index)
+    described = tuple(describe(one, index=index, data=data) for one in plans)
+    if settings.out is None:
+        return Plans(described)
+    if len(plans) > 1:
+        raise UsageError(f"{settings.plan} stands for {len(plans)} recipes, and --out is one file; give one of "
+                         + ", ".join(one.name for one in plans))
+    return Plans(described, str(save_plan(plans[0], settings.out, force=settings.force)))
+
+
+@takes(SettingsSettings)
+def explain(settings: SettingsSettings) -> SettingRows:
+    """Explain every setting of every command and of a plan's tables, or those that a word names.
+
+    Raises UnknownNameError with the nearest names.
+    """
+    from regraft.strategy.explaining import explain as run
+
+    return run(settings.word)

@@ -1,4 +1,4 @@
-"""The command line: each command is the Python function of the same name, its options are that function's settings."""
+"""The command line: each command is a Python function, its options are that function's settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -37,7 +37,8 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
-    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
+    "plan": api.plan, "settings": api.explain,
 }
 
 
@@ -77,15 +78,17 @@ def _parameter(item: Declared) -> inspect.Parameter:
     setting = item.setting
     help_ = setting.help + (f" [{setting.range}]" if setting.gt is not None or setting.lt is not None else "")
     limits: dict[str, Any] = {}
-    kinds = [kind for kind in get_args(item.type) or (item.type,) if kind is not type(None)]
-    if item.choices:
-        annotation: Any = item.type
+    kinds = [kind for kind in item.kinds if kind is not type(None)]
+    if item.repeatable:
+        annotation: Any = list[str]
+    elif item.choices:
+        annotation = item.type
     elif kinds[0] in (bool, int, float):
         annotation = kinds[0]
         if kinds[0] is not bool:
             limits = {"min": setting.ge, "max": setting.le}
     else:
-        annotation = list[str] if any(get_origin(kind) for kind in kinds) else str
+        annotation = str
     if item.default is None:
         annotation = annotation | None
     if setting.positional:

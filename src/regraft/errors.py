@@ -12,6 +12,7 @@
     ├── ModelError                  a model folder is missing, unfinished or damaged
     │   └── TamperedError           a hashed file differs from the manifest
     ├── StoreError                  the feature store can't be read or written
+    ├── TrainingError           a training can't go on: a loss that is no number, a plan that does not fit the network
     ├── OutputError                 the output folder is in use, finished or not writable
     ├── MissingExtraError           an optional dependency is not installed; carries the line to type
     └── StoppedError                stopped before the end; says what is kept and how to continue
@@ -86,6 +87,10 @@ class TamperedError(ModelError):
 
 class StoreError(RegraftError):
     """The feature store can't be read or written."""
+
+
+class TrainingError(RegraftError):
+    """A training by steps can't go on; nothing of the failed step is kept."""
 
 
 class OutputError(RegraftError):

@@ -16,7 +16,7 @@ from regraft import manifest
 from regraft.data.listing import Seen, pictures
 from regraft.data.view import view0
 from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
-from regraft.heads.linear import LinearHead
+from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
@@ -56,7 +56,7 @@ class Model:
     ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
     """
 
-    def __init__(self, folder: Path, record: ModelRecord, head: LinearHead, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages) -> None:
         self.folder = folder
         self._record = record
         self.head = head
@@ -87,7 +87,7 @@ class Model:
                 from regraft.networks.weights import read_weights
             except ImportError:
                 raise MissingExtraError("predicting with a model folder", "train") from None
-            module = restore(record.backbone, read_weights(self.folder / BACKBONE))
+            module = restore(record.backbone, read_weights(self.folder / BACKBONE), record.preprocessing.size)
             readouts = record.readouts if all_readouts else record.head_readouts
             self._engines[key] = PyTorchEngine(module, readouts, record.preprocessing, device)
         return self._engines[key]
@@ -136,7 +136,7 @@ class HeadModel(Model):
     ``head.probabilities(features_ND)`` answers features; everything that needs the network raises ModelError.
     """
 
-    def __init__(self, folder: Path, about: HeadRecord, head: LinearHead, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages) -> None:
         self.folder = folder
         self.about = about
         self.head = head
@@ -210,15 +210,15 @@ def load(path: str | Path) -> Model:
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
-            model = Model(folder, record, LinearHead(record.head, head["weight"], head["bias"]), seen)
+            model = Model(folder, record, restore_head(record.head, head), seen)
         else:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
-            model = HeadModel(folder, about, LinearHead(about.head, head["weight"], head["bias"]), seen)
+            model = HeadModel(folder, about, restore_head(about.head, head), seen)
     except (DataError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
-    if model.head.W_DK.shape != (width, len(model.classes)):
-        raise ModelError(f"{folder / HEAD} has weights {list(model.head.W_DK.shape)}, the record says "
+    if model.head.shape != (width, len(model.classes)):
+        raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
                          f"{[width, len(model.classes)]}")
     return model
 
@@ -239,8 +239,7 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: LinearHead,
-         seen: SeenImages) -> None:
+def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     Without a backbone it is a head that answers features, described by a HeadRecord.
@@ -252,7 +251,7 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
         **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
-        HEAD: lambda: tensors({"weight": head.W_DK, "bias": head.b_K}),
+        HEAD: lambda: tensors(head_tensors(head)),
         IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"

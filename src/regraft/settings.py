@@ -58,8 +58,12 @@ class Setting:
             return None
         bounds = ((self.ge, "at least", "__ge__"), (self.le, "at most", "__le__"),
                   (self.gt, "more than", "__gt__"), (self.lt, "less than", "__lt__"))
-        broken = not math.isfinite(value) or any(
-            bound is not None and not getattr(float(value), op)(float(bound)) for bound, _, op in bounds
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number too long for floating point, which every range refuses
+            number = math.inf
+        broken = not math.isfinite(number) or any(
+            bound is not None and not getattr(number, op)(float(bound)) for bound, _, op in bounds
         )
         return f"{self.range}" if broken else None
 
@@ -315,6 +319,57 @@ class DemoSettings:
         check(self)
 
 
+PlanName = Annotated[str | Path | None, Setting(
+    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file; by default a frozen "
+    "backbone and a solved head.", metavar="NAME|FILE")]
+Changes = Annotated[Sequence[str], Setting(
+    "Change a setting of the plan, such as phases.0.epochs=1 or phases.*.epochs=1; may be given several times.",
+    metavar="PATH=VALUE")]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """Settings of ``plan``."""
+
+    data: Annotated[str | Path | None, Setting(
+        "The images it is for: a folder, a table or torchvision:NAME.", metavar="DATA", positional=True)] = None
+    _: dataclasses.KW_ONLY
+    plan: PlanName = None
+    backbone: Annotated[str | None, Setting(
+        "Another backbone than the plan's; `regraft backbones` lists them.", metavar="NAME")] = None
+    set: Changes = ()
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    out: Annotated[str | Path | None, Setting("Write the plan to this TOML file too.", metavar="FILE")] = None
+    force: Annotated[bool, Setting("Replace FILE.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesSettings:
+    """Settings of ``recipes``."""
+
+    name: Annotated[str | None, Setting(
+        "One recipe or group of them.", metavar="NAME", positional=True)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsSettings:
+    """Settings of ``settings``."""
+
+    word: Annotated[str | None, Setting(
+        "Tell only of settings with this word in their name, or of one command or table of a plan.",
+        metavar="WORD", positional=True)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @dataclasses.dataclass(frozen=True)
 class Declared:
     """One field of a settings class, as the command line and the documentation need it."""
@@ -334,13 +389,56 @@ class Declared:
         """The option's name on the command line."""
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it takes several values: a sequence in Python, an option given several times."""
+        return any(get_origin(kind) in (tuple, Sequence) for kind in (self.type, *get_args(self.type)))
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types of which a value may be, or of which each of several values may be."""
+        if get_origin(self.type) in (tuple, Sequence):
+            return get_args(get_args(self.type)[0]) or get_args(self.type)[:1]
+        return get_args(self.type) or (self.type,)
+
+    @property
+    def allowed(self) -> str:
+        """What it takes, in words, range included; None is left out, as a default says it."""
+        if get_origin(self.type) in (tuple, Sequence):
+            return f"a list, each of it {dataclasses.replace(self, type=get_args(self.type)[0]).allowed}"
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
+        words = [names[kind] for kind in self.kinds if kind in names]
+        return " or ".join(words) + (f" {self.setting.range}" if self.setting.range else "")
+
+    @property
+    def default_text(self) -> str:
+        """The default in words."""
+        if self.default is dataclasses.MISSING:
+            return "required"
+        if self.default is None or self.default == ():
+            return "none"
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, tuple):
+            return ", ".join(map(str, self.default))
+        return str(self.default)
+
 
 def declared(settings: type[Any]) -> Iterator[Declared]:
-    """The settings of a class in the order of their declaration."""
+    """The settings of a class in the order of their declaration; a field without a Setting is none."""
     hints = typing.get_type_hints(settings, include_extras=True)
     for field in dataclasses.fields(settings):
-        annotated, setting = get_args(hints[field.name])
-        yield Declared(field.name, annotated, field.default, setting)
+        if field.init and get_origin(hints[field.name]) is Annotated:
+            annotated, setting = get_args(hints[field.name])
+            yield Declared(field.name, annotated, field.default, setting)
+
+
+def commands() -> dict[str, type[Any]]:
+    """Each command and the class of its settings, in the order of declaration."""
+    return {name.removesuffix("Settings").lower(): value for name, value in globals().items()
+            if name.endswith("Settings") and isinstance(value, type) and dataclasses.is_dataclass(value)}
 
 
 def check(settings: object) -> None:
@@ -350,17 +448,33 @@ def check(settings: object) -> None:
         value = getattr(settings, item.name)
         if item.setting.positional or (value == item.default and type(value) is type(item.default)):
             continue
-        problem = _type_problem(item, value) or item.setting.problem(value)
-        if problem:
-            problems.append(f"{item.name}: {value!r} is not allowed; it must be {problem}")
+        words = problem(item, value)
+        if words:
+            problems.append(f"{item.name}: {value!r} is not allowed; it must be {words}")
     if problems:
         raise SettingsError(problems)
 
 
+def problem(item: Declared, value: object) -> str | None:
+    """What a setting's value must be, where it is of another type or out of range; else None."""
+    return _type_problem(item, value) or item.setting.problem(value)
+
+
 def _type_problem(item: Declared, value: object) -> str | None:
+    origin = get_origin(item.type)
+    if origin in (tuple, Sequence):
+        one = dataclasses.replace(item, type=get_args(item.type)[0])
+        # A record holds tuples, so that it can be compared; a caller may give any sequence, or one text alone.
+        several = isinstance(value, tuple) or (origin is Sequence and isinstance(value, Sequence))
+        members = (value,) if isinstance(value, str) else value if several else (None,)
+        found = (problem(one, member) for member in typing.cast(Sequence[object], members))
+        words = next((words for words in found if words), None)
+        if words or (isinstance(value, str) and origin is tuple):
+            return f"a list, each of it {words or one.allowed}"
+        return None
     if item.choices:
-        return None if value in item.choices else "one of " + ", ".join(item.choices)
-    kinds = get_args(item.type) or (item.type,)
+        return None if value in item.choices else item.allowed
+    kinds = item.kinds
     if isinstance(value, bool):
         fits = bool in kinds
     elif isinstance(value, int):
@@ -369,12 +483,7 @@ def _type_problem(item: Declared, value: object) -> str | None:
         fits = str in kinds or Path in kinds
     else:
         fits = isinstance(value, tuple(kind for kind in kinds if isinstance(kind, type)))
-    if fits:
-        return None
-    names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
-    words = [names[kind] for kind in kinds if kind in names] + (["None"] if type(None) in kinds else [])
-    bounds = f" {item.setting.range}" if item.setting.range else ""
-    return " or ".join(words) + bounds
+    return None if fits else item.allowed
 
 
 _P = ParamSpec("_P")
@@ -394,7 +503,7 @@ def takes(settings: Callable[_P, _S]) -> Callable[[Callable[[_S], _R]], Callable
         def door(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             unknown = [name for name in kwargs if name not in parameters]
             if unknown:
-                raise SettingsError([_unknown(name, list(parameters)) for name in unknown])
+                raise SettingsError([unknown_setting(name, list(parameters)) for name in unknown])
             return function(settings(*args, **kwargs))
 
         returns = inspect.signature(function).return_annotation
@@ -407,7 +516,8 @@ def takes(settings: Callable[_P, _S]) -> Callable[[Callable[[_S], _R]], Callable
     return wrap
 
 
-def _unknown(given: str, known: list[str]) -> str:
+def unknown_setting(given: str, known: Sequence[str], inside: str = "") -> str:
+    """One line about a setting that does not exist, ``inside`` a table (``"head."``), with the nearest that does."""
     nearest = difflib.get_close_matches(given, known, n=1)
     advice = f"did you mean {nearest[0]!r}?" if nearest else "the settings are " + ", ".join(known)
-    return f"{given}: no such setting; {advice}"
+    return f"{inside}{given}: no such setting; {advice}"

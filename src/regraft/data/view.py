@@ -7,6 +7,7 @@ array everywhere. It needs neither torch nor torchvision.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,15 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+#: What a picture may come as: a file's bytes, its path, a Pillow image, an RGB array uint8 [H, W, 3].
+Source = bytes | Path | Image.Image | NDArray[np.uint8]
+
+#: Left, top, right and bottom in pixels.
+Box = tuple[float, float, float, float]
+
+#: Of a picture's width and height, the side in pixels that will be resized to the network's.
+KeptSide = Callable[[int, int], float]
 
 #: Files looked at to estimate the range of deep grey images.
 _RANGE_SAMPLE = 256
@@ -53,21 +63,34 @@ def view_key(rules: Preprocessing) -> str:
     return f"{rules.view_key}-{DECODER}"
 
 
-def view0(source: bytes | Path | Image.Image | NDArray[np.uint8], rules: Preprocessing) -> View:
+def view0(source: Source, rules: Preprocessing) -> View:
     """The network's pixels of a file's bytes, a path, a Pillow image or an RGB array [H, W, 3].
 
     Raises ImageError where the source is no readable image.
     """
-    if isinstance(source, Path):
-        source = read_file(source)
-    if isinstance(source, bytes):
-        decoded = decode(source, rules, lambda width, height: _smallest(width, height, rules))
-    else:
-        decoded = _picture(source, rules)
+    decoded = picture(source, rules, lambda width, height: _kept_side(width, height, rules))
     return View(_fit(decoded.image, rules), decoded.notes)
 
 
-def _picture(source: Image.Image | NDArray[np.uint8], rules: Preprocessing) -> Decoded:
+def picture(source: Source, rules: Preprocessing, kept_side: KeptSide) -> Decoded:
+    """The upright picture, before anything is cut off.
+
+    A JPEG may come at 1/2, 1/4 or 1/8, as ``rules.jpeg_scale_margin`` allows for a part whose shorter side has
+    ``kept_side(width, height)`` pixels. Raises ImageError where the source is no readable image.
+    """
+    if isinstance(source, Path):
+        source = read_file(source)
+    if isinstance(source, bytes):
+        return decode(source, rules, lambda width, height: _smallest(width, height, kept_side, rules))
+    return _open_picture(source, rules)
+
+
+def stretched(image: Image.Image, box: Box, rules: Preprocessing) -> NDArray[np.uint8]:
+    """The part ``box`` of a picture, resized once to the network's square; uint8 [size, size, 3]."""
+    return np.asarray(image.resize((rules.size, rules.size), _FILTERS[rules.interpolation], box=box))
+
+
+def _open_picture(source: Image.Image | NDArray[np.uint8], rules: Preprocessing) -> Decoded:
     """A picture that is decoded already, treated as a lossless file of it would be."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
@@ -80,18 +103,17 @@ def _picture(source: Image.Image | NDArray[np.uint8], rules: Preprocessing) -> D
 
 def _fit(image: Image.Image, rules: Preprocessing) -> NDArray[np.uint8]:
     """Resize once, from the kept part of the picture straight to the target; uint8 [size, size, 3]."""
-    size, filter_ = rules.size, _FILTERS[rules.interpolation]
     if rules.fit == "pad":
+        size, filter_ = rules.size, _FILTERS[rules.interpolation]
         width, height = _inside(*image.size, size)
         canvas = Image.new("RGB", (size, size), rules.pad_colour)
         corner = ((size - width) // 2, (size - height) // 2)
         canvas.paste(image.resize((width, height), filter_), corner)
         return np.asarray(canvas)
-    box = _kept(*image.size, rules)
-    return np.asarray(image.resize((size, size), filter_, box=box))
+    return stretched(image, _kept(*image.size, rules), rules)
 
 
-def _kept(width: int, height: int, rules: Preprocessing) -> tuple[float, float, float, float]:
+def _kept(width: int, height: int, rules: Preprocessing) -> Box:
     """The part of the picture that reaches the network: left, top, right, bottom in pixels."""
     if rules.fit != "crop":
         return 0.0, 0.0, float(width), float(height)
@@ -105,13 +127,17 @@ def _inside(width: int, height: int, size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _smallest(width: int, height: int, rules: Preprocessing) -> tuple[int, int] | None:
+def _kept_side(width: int, height: int, rules: Preprocessing) -> float:
+    """The side of view 0's part that is resized to ``size``: turned or not, the shorter one; with 'pad' the longer."""
+    left, top, right, bottom = _kept(width, height, rules)
+    return max(width, height) if rules.fit == "pad" else min(right - left, bottom - top)
+
+
+def _smallest(width: int, height: int, kept_side: KeptSide, rules: Preprocessing) -> tuple[int, int] | None:
     """The size a JPEG may be decoded at: what is kept stays ``jpeg_scale_margin`` times the target."""
     if rules.jpeg_scale_margin is None:
         return None
-    left, top, right, bottom = _kept(width, height, rules)
-    # Turned or not, what counts is the ratio of kept to target; 'pad' is decided by its long side.
-    kept = max(width, height) if rules.fit == "pad" else min(right - left, bottom - top)
+    kept = kept_side(width, height)
     scale = next((scale for scale in (8, 4, 2) if kept >= scale * rules.size * rules.jpeg_scale_margin), None)
     return None if scale is None else (max(1, width // scale), max(1, height // scale))
 

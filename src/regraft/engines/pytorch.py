@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import UsageError
-from regraft.networks.readouts import INPUT, pool
+from regraft.networks.graph import Prefix
+from regraft.networks.readouts import Tapped
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 
@@ -35,7 +35,10 @@ def choose_device(device: Literal["auto", "cpu", "cuda", "mps"]) -> str:
 
 
 class PyTorchEngine:
-    """Runs a network's module and pools what passes at its readouts; see :class:`regraft.engines.contract.Engine`."""
+    """Runs a network and pools what passes at its readouts; see :class:`regraft.engines.contract.Engine`.
+
+    A :class:`~regraft.networks.graph.Prefix` is run as it is.
+    """
 
     def __init__(self, module: nn.Module, readouts: Sequence[Readout], rules: Preprocessing,
                  device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> None:
@@ -43,7 +46,8 @@ class PyTorchEngine:
         self.batch = _BATCH[self._device]
         self.readouts = tuple(readouts)
         self.key = f"pytorch-{self._device}-{ANSWER_PRECISION}"
-        self._module = module.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        program = module if isinstance(module, Prefix) else Tapped(module, readouts)
+        self._program = program.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._shape = (rules.size, rules.size, 3)
         self._mean = torch.tensor(rules.mean, device=self._device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(rules.std, device=self._device).view(1, 3, 1, 1) * 255
@@ -60,27 +64,8 @@ class PyTorchEngine:
                              f"{list(self._shape)}")
         full = np.zeros((self.batch, *self._shape), np.uint8)
         full[:count] = pixels_BHWC
-        with self._running, torch.inference_mode(), self._tapping() as tapped:
+        with self._running, torch.inference_mode():
             # A view of [B, H, W, C] memory as [B, C, H, W] is channels-last already.
             x_BCHW = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2).float()
-            self._module((x_BCHW - self._mean) / self._std)
-            joined = torch.cat([tapped[readout.name] for readout in self.readouts], 1)
+            joined: Tensor = self._program((x_BCHW - self._mean) / self._std)
             return joined[:count].cpu().numpy()
-
-    @contextmanager
-    def _tapping(self) -> Iterator[dict[str, Tensor]]:
-        """Pooled tensors by readout, of what the module runs meanwhile; it is left as it was."""
-        tapped: dict[str, Tensor] = {}
-        with ExitStack() as hooks:
-            for readout in self.readouts:
-                module = self._module.get_submodule(readout.node.removesuffix(INPUT))
-
-                def keep(tensor: Tensor, readout: Readout = readout) -> None:
-                    tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
-
-                if readout.node.endswith(INPUT):
-                    handle = module.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs[0]))
-                else:
-                    handle = module.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output))
-                hooks.callback(handle.remove)
-            yield tapped

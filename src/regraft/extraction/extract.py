@@ -161,6 +161,50 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
                     notes)
 
 
+def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, engine: Engine,
+                 pixels: Callable[[bytes, bytes], NDArray[np.uint8]], title: str, progress: Progress,
+                 deadline: Deadline) -> int:
+    """Make sure that a space holds one view of each image; returns how many were computed.
+
+    ``digests`` name the images, ``pixels`` makes the view of (a file's bytes, its digest). Raises ImageError for
+    a file that can't be read any more, OverflowError where the space's numbers are too small for the activations.
+    """
+    missing = space.missing(digests)
+    todo = [(file, digest) for digest, file in dict(zip(digests, files, strict=True)).items() if digest in missing]
+    waiting: list[tuple[bytes, NDArray[np.uint8]]] = []
+    rows: list[tuple[bytes, NDArray[np.float32]]] = []
+
+    def run() -> None:
+        rows.extend(zip((digest for digest, _ in waiting), run_finite(engine, np.stack([p for _, p in waiting])),
+                        strict=True))
+        waiting.clear()
+
+    def write() -> None:
+        if rows:
+            space.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
+            rows.clear()
+
+    def look(item: tuple[Path, bytes]) -> tuple[bytes, NDArray[np.uint8]]:
+        file, digest = item
+        return digest, pixels(read_file(file), digest)
+
+    if not todo:
+        return 0
+    with progress.task(title, len(todo)) as task, closing(ordered_map(look, todo)) as seen_in_order:
+        for item in seen_in_order:
+            waiting.append(item)
+            if len(waiting) == engine.batch:
+                run()
+            if len(rows) >= _FLUSH:
+                write()
+            task.advance()
+            deadline.check(lambda: "what was computed of the views is kept")
+        if waiting:
+            run()
+        write()
+    return len(todo)
+
+
 def _known(index: ImageIndex, space: Space, view: str) -> list[Memory | None]:
     """What needs no work: the memory of each unchanged file whose pixels have features, None for the others."""
     done: list[Memory | None] = []
@@ -253,15 +297,20 @@ def run_finite(engine: Engine, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.flo
     return features_BD
 
 
-def ordered_map(function: Callable[[_T], _R], items: Sequence[_T]) -> Generator[_R]:
-    """Results in order, computed by one thread a core, a bounded number ahead of the reader."""
-    workers = _cores()
+def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int | None = None,
+                ahead: int | None = None) -> Generator[_R]:
+    """Results in order, computed by one thread a core (or ``workers``; 0 for none), a bounded number ahead."""
+    workers = _cores() if workers is None else workers
+    if workers == 0:
+        yield from map(function, items)
+        return
+    ahead = workers * _QUEUE if ahead is None else ahead
     waiting: deque[Future[_R]] = deque()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
     try:
         for item in items:
             waiting.append(executor.submit(function, item))
-            if len(waiting) >= workers * _QUEUE:
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -4,7 +4,7 @@ A *space* holds the features of one (view, weights, readouts, engine and precisi
 the digest of the pixels the network saw. A table of files remembers which digest a path had at which size and
 time, and a table of contents which digest the bytes of a file had, so that unchanged files are not read again
 and moved or renamed ones are not decoded again. An SQLite database holds the tables; rows live in flat
-float32 files. Rows are written and flushed before the transaction that names them is committed: a killed
+files. Rows are written and flushed before the transaction that names them is committed: a killed
 process leaves at most bytes that nothing points to, and what a crash of the machine takes from a shard is
 forgotten when its space is opened, and computed again.
 """
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import numpy as np
@@ -37,7 +37,14 @@ from regraft.records.base import Record
 from regraft.records.networks import Readout
 
 _FORMAT = 1
-_FLOAT = 4
+
+#: Rows take whole words of this many bytes, whatever their numbers are.
+_WORD = 4
+
+#: How numbers are kept. numpy has no bfloat16: it is the upper half of a float32.
+_KEPT: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+Numbers = Literal["float32", "float16", "bfloat16"]
 
 #: Bytes after which a shard is full.
 _SHARD_BYTES = 256 * 2**20
@@ -78,7 +85,8 @@ class FeatureKey(Record):
     """What decides features besides pixels: the name of a space.
 
     ``view`` is :func:`regraft.data.view.view_key`, ``weights`` the digest of the network with its tensors,
-    ``engine`` the engine's key with device and precision, ``mean`` and ``std`` what it normalises with.
+    ``engine`` the engine's key with device and precision, ``mean`` and ``std`` what it normalises with, ``numbers``
+    how its rows are kept.
     """
 
     view: str
@@ -87,6 +95,7 @@ class FeatureKey(Record):
     engine: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    numbers: Numbers = "float32"
 
     @property
     def id(self) -> str:
@@ -97,6 +106,11 @@ class FeatureKey(Record):
     def dim(self) -> int:
         """Numbers in a row."""
         return sum(readout.dim for readout in self.readouts)
+
+    @property
+    def words(self) -> int:
+        """Words of 4 bytes that a row takes."""
+        return -(-self.dim * np.dtype(_KEPT[self.numbers]).itemsize // _WORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +292,7 @@ class FeatureStore:
             with self._guard(), self._transaction():
                 lease.acquire()
                 self._db.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?)",
-                                 (key.id, json.dumps(key.to_dict()), key.dim))
+                                 (key.id, json.dumps(key.to_dict()), key.words))
                 self._forget_lost(key)
             yield Space(self, key)
         finally:
@@ -290,7 +304,7 @@ class FeatureStore:
         shards = self._db.execute("SELECT id, file, rows FROM shards WHERE space = ?", (key.id,)).fetchall()
         for shard, file, rows in shards:
             path = self.folder / file
-            whole = path.stat().st_size // (key.dim * _FLOAT) if path.is_file() else 0
+            whole = path.stat().st_size // (key.words * _WORD) if path.is_file() else 0
             if whole < rows:
                 self._db.execute("DELETE FROM rows WHERE shard = ? AND row >= ?", (shard, whole))
                 self._db.execute("UPDATE shards SET rows = ? WHERE id = ?", (whole, shard))
@@ -319,7 +333,7 @@ class FeatureStore:
                 "SELECT s.id, s.about, s.dim, COALESCE(SUM(h.rows), 0) FROM spaces s LEFT JOIN shards h "
                 "ON h.space = s.id GROUP BY s.id ORDER BY MAX(h.used) DESC").fetchall()
             (files,) = self._db.execute("SELECT COUNT(*) FROM files").fetchone()
-            used = tuple(SpaceUse(id_, json.loads(about), rows, rows * dim * _FLOAT, self._in_use(id_))
+            used = tuple(SpaceUse(id_, json.loads(about), rows, rows * dim * _WORD, self._in_use(id_))
                          for id_, about, dim, rows in spaces)
             return StoreUse(str(self.folder), sum(u.bytes for u in used), files, used, cleared_bytes)
 
@@ -331,7 +345,7 @@ class FeatureStore:
         freed = 0
         with self._guard(), self._transaction():
             shards = self._db.execute("SELECT h.id, h.space, h.rows * s.dim * ? FROM shards h JOIN spaces s "
-                                      "ON s.id = h.space ORDER BY h.used, h.id", (_FLOAT,)).fetchall()
+                                      "ON s.id = h.space ORDER BY h.used, h.id", (_WORD,)).fetchall()
             total = sum(size for *_, size in shards)
             spaces = self._db.execute("SELECT id, about FROM spaces").fetchall()
             in_use = {space: self._in_use(space) for space, _ in spaces} if total > limit or not limit else {}
@@ -376,7 +390,7 @@ class Space:
         self.key = key
         ends = np.cumsum([readout.dim for readout in key.readouts])
         starts = ends - [readout.dim for readout in key.readouts]
-        self._full = max(1, _SHARD_BYTES // (key.dim * _FLOAT))  # rows of a full shard
+        self._full = max(1, _SHARD_BYTES // (key.words * _WORD))  # rows of a full shard
         self._columns = {r.name: slice(int(a), int(b)) for r, a, b in zip(key.readouts, starts, ends, strict=True)}
 
     def missing(self, digests: Sequence[bytes]) -> set[bytes]:
@@ -389,7 +403,8 @@ class Space:
     def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> None:
         """Add rows: N digests, float32 [N, D]. Flushed to disk before they can be found.
 
-        Digests that have a row keep it: another process may have been faster.
+        Digests that have a row keep it: another process may have been faster. Raises OverflowError for a number
+        that float16 can't hold.
         """
         db = self.store._db
         with self.store._guard(), self.store._transaction():
@@ -399,13 +414,31 @@ class Space:
                 shard, file, rows = self._open_shard()
                 now, waiting = waiting[:self._full - rows], waiting[self._full - rows:]
                 with (self.store.folder / file).open("r+b") as handle:
-                    handle.seek(rows * self.key.dim * _FLOAT)
-                    handle.write(np.ascontiguousarray(features_ND[[i for _, i in now]], np.float32).data)
+                    handle.seek(rows * self.key.words * _WORD)
+                    handle.write(self._packed(features_ND[[i for _, i in now]]).data)
                     handle.flush()
                     os.fsync(handle.fileno())
                 db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?)",
                                [(self.key.id, d, shard, rows + n) for n, (d, _) in enumerate(now)])
                 db.execute("UPDATE shards SET rows = ?, used = ? WHERE id = ?", (rows + len(now), time.time(), shard))
+
+    def _packed(self, X_ND: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Rows as they are kept, filled up to whole words."""
+        rows = np.zeros((len(X_ND), self._slots), _KEPT[self.key.numbers])
+        if self.key.numbers == "bfloat16":
+            bits = np.ascontiguousarray(X_ND, np.float32).view(np.uint32)
+            # To the nearest, and to the even one of two that are equally near.
+            rows[:, :self.key.dim] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        else:
+            if self.key.numbers == "float16" and not np.abs(X_ND).max(initial=0) <= np.finfo(np.float16).max:
+                raise OverflowError("a number is too large for float16")
+            rows[:, :self.key.dim] = X_ND
+        return rows
+
+    @property
+    def _slots(self) -> int:
+        """Numbers a row has room for."""
+        return self.key.words * _WORD // np.dtype(_KEPT[self.key.numbers]).itemsize
 
     def _open_shard(self) -> tuple[int, str, int]:
         """Number, file and rows of the shard to append to, a fresh one if all are full."""
@@ -451,19 +484,22 @@ class Space:
                 width = column.stop - column.start
                 # Column after column in blocks: no copy larger than a block besides the result.
                 for block in np.array_split(of_shard, max(1, len(of_shard) // 1024)):
-                    out[block, at:at + width] = rows[located_N2[block, 1], column]
+                    part = rows[located_N2[block, 1], column]
+                    if self.key.numbers == "bfloat16":
+                        part = (part.astype(np.uint32) << 16).view(np.float32)
+                    out[block, at:at + width] = part
                 at += width
         return out
 
-    def _map(self, shard: int) -> NDArray[np.float32]:
+    def _map(self, shard: int) -> NDArray[Any]:
         with self.store._guard():
             with self.store._lock:
                 file, rows = self.store._db.execute("SELECT file, rows FROM shards WHERE id = ?", (shard,)).fetchone()
             path = self.store.folder / file
-            if not path.is_file() or path.stat().st_size < rows * self.key.dim * _FLOAT:
+            if not path.is_file() or path.stat().st_size < rows * self.key.words * _WORD:
                 raise StoreError(f"the shard {path} was cut off while in use; run the command again, what is missing "
                                  "is computed anew")
-            return np.memmap(path, np.float32, "r", shape=(rows, self.key.dim))
+            return np.memmap(path, _KEPT[self.key.numbers], "r", shape=(rows, self._slots))
 
 
 @functools.lru_cache(maxsize=256)

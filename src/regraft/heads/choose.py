@@ -99,18 +99,21 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
-           names: Sequence[str], finalists: int = _FINALISTS) -> Choice:
+           names: Sequence[str], finalists: int = _FINALISTS, only: tuple[str, ...] = ()) -> Choice:
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on at most two divisions, then the best few over the whole path
     of strengths on all of them. With hardly an image held out, a fixed head that does well with a
-    handful of images.
+    handful of images. With ``only``, heads on exactly these readouts.
     """
+    offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
     if sum(len(held) for _, held in divisions) < _LEAST_HELD:
-        return Choice(_unmeasured(names), "experience with other sets: there are too few images to measure it")
+        fixed = _unmeasured(names) if offered is None else offered[-1].at(_UNMEASURED_STRENGTH)
+        return Choice(fixed, "experience with other sets: there are too few images to measure it")
     few = _is_few(y_N, divisions, classes)
     score = functools.partial(_score, blocks, y_N, classes)
-    first = in_threads(lambda c: score(divisions[:_FIRST_DIVISIONS], c, _first_strengths(c)), candidates(names, few))
+    first = in_threads(lambda c: score(divisions[:_FIRST_DIVISIONS], c, _first_strengths(c)),
+                       offered or candidates(names, few))
     ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
     best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))
     if not few:  # of a handful of images one round says nothing, and trying everything is cheap
@@ -256,7 +259,7 @@ def divide(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, number: i
 
 def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, classes: int,
                    names: Sequence[str], *, number: int, repeats: int, seed: int, done: Callable[[], None],
-                   ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+                   only: tuple[str, ...] = ()) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Held-out rows and their probabilities for each fold of each repeat; ``done`` is called after each.
 
     Inside each fold the head is chosen anew, on a part of that fold's training rows; the held-out rows are
@@ -269,7 +272,7 @@ def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.
         rows = np.arange(len(train))
         of_train = {name: block[train] for name, block in blocks.items()}
         divisions = [(rows[~inner], rows[inner])] if inner.any() else []
-        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, finalists=1).chosen
+        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, 1, only).chosen
         head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen)
         found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
         done()

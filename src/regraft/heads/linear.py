@@ -93,6 +93,11 @@ class LinearHead:
         if not (np.isfinite(self.W_DK).all() and np.isfinite(self.b_K).all()):
             raise DataError("a head's weights must be finite")
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width of the joined readouts, number of classes."""
+        return self.W_DK.shape[0], self.W_DK.shape[1]
+
     def logits(self, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
         """Class scores float64 [N, K]. Row by row: an image's answer does not depend on its company."""
         W, b = self.W_DK.astype(np.float64), self.b_K.astype(np.float64)

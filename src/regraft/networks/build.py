@@ -12,6 +12,7 @@ from torch import nn
 from regraft.errors import BackboneError
 from regraft.networks.catalogue import BUNDLED, Resolved, download_address, in_hub_cache, resolve, timm_config
 from regraft.networks.connection import unreachable
+from regraft.networks.plain import build_plain
 from regraft.networks.readouts import find_readouts
 from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
 from regraft.records.networks import BackboneDetail, InputSpec, Readout
@@ -38,14 +39,25 @@ class Network:
         return dict(self.module.state_dict())
 
 
-def load_backbone(name: str, weights: Path | None = None, size: int | None = None) -> Network:
+def load_backbone(name: str, weights: Path | None = None, size: int | None = None, random: int | None = None,
+                  ) -> Network:
     """Build a backbone and fill it: bundled, from a local file, or from the source's own download.
+
+    With ``random``, a seed, it stays the architecture with random weights.
 
     Raises UnknownNameError, BackboneError (weights that do not fit or can't be had) or MissingExtraError.
     """
     found = resolve(name)
-    if weights is not None:
-        module = _architecture(found, pretrained=False)
+    if random is None and weights is None and (found.entry.source == "plain" or found.options):
+        raise BackboneError(f"{name} comes without weights; give a file with --weights FILE, or start it at random in "
+                            "a plan: --set backbone.start=random")
+    if random is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(random)
+            module = _architecture(found, pretrained=False, size=size)
+        state = None
+    elif weights is not None:
+        module = _architecture(found, pretrained=False, size=size)
         state = read_weights(weights)
     elif found.bundled is not None:
         module = _architecture(found, pretrained=False)
@@ -60,9 +72,9 @@ def load_backbone(name: str, weights: Path | None = None, size: int | None = Non
     return _network(found, module, size)
 
 
-def restore(name: str, state: State) -> nn.Module:
+def restore(name: str, state: State, size: int | None = None) -> nn.Module:
     """The same architecture with weights from a model folder, in inference mode; nothing is downloaded."""
-    module = _architecture(resolve(name), pretrained=False)
+    module = _architecture(resolve(name), pretrained=False, size=size)
     load_strict(module, state, "the model's backbone.safetensors")
     return module.eval().requires_grad_(False)
 
@@ -90,12 +102,17 @@ def _network(found: Resolved, module: nn.Module, size: int | None) -> Network:
 
 def _kind(found: Resolved) -> str:
     """The architecture, whatever weights: ``timm:resnet50`` of ``resnet50.a1_in1k``."""
-    source = "torchvision" if found.entry.source == "torchvision" else "timm"
+    if found.options:
+        return f"timm:{found.entry.name}"
+    source = "timm" if found.entry.source == "bundled" else found.entry.source
     return f"{source}:{found.architecture.partition('.')[0]}"
 
 
-def _architecture(found: Resolved, pretrained: bool) -> nn.Module:
+def _architecture(found: Resolved, pretrained: bool, size: int | None = None) -> nn.Module:
     """The bare network. The name was found in a registry before; no string of a file reaches an import."""
+    if found.entry.source == "plain":
+        assert found.input is not None
+        return build_plain(found.architecture, size or found.input.size)
     if found.entry.source == "torchvision":
         return _torchvision(found, pretrained)
     import timm
@@ -106,7 +123,8 @@ def _architecture(found: Resolved, pretrained: bool) -> nn.Module:
         # that is the newest, and without a connection ask again for half a minute.
         cached = in_hub_cache(timm_config(found.architecture).hf_hub_id)
         overlay = None if cached is None else {"file": str(cached), "source": "", "custom_load": False}
-    module: nn.Module = timm.create_model(found.architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+    module: nn.Module = timm.create_model(found.architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay,
+                                          **found.options)
     return module
 
 
@@ -162,6 +180,8 @@ def weight_file(name: str) -> str:
 
 
 def _input(found: Resolved, module: nn.Module) -> InputSpec:
+    if found.input is not None:
+        return found.input
     if found.entry.source == "torchvision":
         from torchvision import models
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import importlib.util
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import BackboneError, MissingExtraError, UnknownNameError
-from regraft.records.networks import Backbone
+from regraft.records.networks import Backbone, InputSpec
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,28 @@ BUNDLED = {item.entry.name: item for item in (
 )}
 
 
+#: Networks of timm as other authors built them: what timm calls them, with which options, and how they see.
+VARIANTS: dict[str, tuple[str, dict[str, Any], InputSpec]] = {
+    # TensorFlow's padding, which TensorFlow's weights were trained with.
+    "mobilenetv2_100_same": ("mobilenetv2_100", {"pad_type": "same"},
+                             InputSpec(224, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+}
+
+#: Small networks to train from scratch.
+PLAIN = {"plain:mlp": "three hidden layers of 500 on the pixels", "plain:cnn": "three convolutions and a dense layer"}
+
+
 @dataclass(frozen=True)
 class Resolved:
-    """A name, understood: ``architecture`` is what the source calls it."""
+    """A name, understood: ``architecture`` is what the source calls it, ``options`` how it is to be built.
+
+    ``input`` says how the network sees, where its source does not know.
+    """
 
     entry: Backbone
     architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input: InputSpec | None = None
 
     @property
     def bundled(self) -> Bundled | None:
@@ -74,9 +91,17 @@ def resolve(name: str) -> Resolved:
     """
     if name in BUNDLED:
         return _bundled(BUNDLED[name])
+    if name in VARIANTS:
+        architecture, options, spec = VARIANTS[name]
+        return Resolved(Backbone(name, "timm", input_size=spec.size), architecture, options, spec)
     source, colon, rest = name.partition(":")
+    if source == "plain" and colon:
+        if name not in PLAIN:
+            raise UnknownNameError("backbone", name, PLAIN)
+        return Resolved(Backbone(name, "plain", licence="Apache-2.0", offline=True), rest,
+                        input=InputSpec(224, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     if colon and source not in ("timm", "torchvision"):
-        raise UnknownNameError("backbone", name, [], "write NAME, timm:NAME or torchvision:NAME")
+        raise UnknownNameError("backbone", name, [], "write NAME, timm:NAME, torchvision:NAME, plain:mlp or plain:cnn")
     if source == "torchvision":
         if rest not in _torchvision_names():
             raise UnknownNameError("torchvision backbone", rest, _torchvision_names())
@@ -88,7 +113,7 @@ def resolve(name: str) -> Resolved:
     if _timm_module().is_model(architecture):
         tags = _timm_module().list_pretrained(f"{architecture}.*")
         raise UnknownNameError("backbone", name, tags, f"`regraft backbones '{architecture}.*'` lists its weights")
-    known = [*BUNDLED, *_timm_names(), *(f"torchvision:{n}" for n in _torchvision_names())]
+    known = [*BUNDLED, *VARIANTS, *PLAIN, *_timm_names(), *(f"torchvision:{n}" for n in _torchvision_names())]
     raise UnknownNameError("backbone", name, known, "`regraft backbones PATTERN` lists names")
 
 

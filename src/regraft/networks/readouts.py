@@ -6,8 +6,9 @@ Found by running the network once and looking at what its modules give, not by a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +75,42 @@ def pool(tensor: Tensor, pooling: Pooling) -> Tensor:
             return tensor.flatten(1).float()
 
 
+class Tapped(nn.Module):
+    """A network that gives its pooled readouts, joined, fp32 [B, D]; hooks read them while it runs as it is.
+
+    Not to be run by two threads at once.
+    """
+
+    def __init__(self, network: nn.Module, readouts: Sequence[Readout]) -> None:
+        super().__init__()
+        self.network = network
+        self._readouts = tuple(readouts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, S, S] to [B, D]."""
+        with self._tapping() as tapped:
+            self.network(x)
+        return torch.cat([tapped[readout.name] for readout in self._readouts], 1)
+
+    @contextmanager
+    def _tapping(self) -> Iterator[dict[str, Tensor]]:
+        """Pooled tensors by readout, of what the network runs meanwhile; it is left as it was."""
+        tapped: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for readout in self._readouts:
+                module = self.network.get_submodule(readout.node.removesuffix(INPUT))
+
+                def keep(tensor: Tensor, readout: Readout = readout) -> None:
+                    tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
+
+                if readout.node.endswith(INPUT):
+                    handle = module.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs[0]))
+                else:
+                    handle = module.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output))
+                hooks.callback(handle.remove)
+            yield tapped
+
+
 def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
     """Readouts in the order of the network: stages (first to last), ``last``, ``logits``.
 
@@ -94,6 +131,18 @@ def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
         # Some networks average two heads, or have an activation after the last: only the whole gives class scores.
         Readout(LOGITS, NETWORK, "none", classes),
     )
+
+
+def read_as(word: str, network: nn.Module, known: Sequence[Readout], size: int) -> Readout:
+    """The readout that a plan's word names: NAME or NAME/mean, or NAME/flatten, which is not pooled.
+
+    Raises UnknownNameError, BackboneError; see :func:`find_layer`.
+    """
+    name, _, pooling = word.partition("/")
+    if pooling not in ("", "mean", "flatten"):
+        raise UnknownNameError("way to pool", pooling, ("mean", "flatten"), "write NAME, NAME/mean or NAME/flatten")
+    found, _ = find_layer(network, known, name, "none" if pooling == "flatten" else "mean", size)
+    return replace(found, name=word)
 
 
 def find_layer(network: nn.Module, known: Sequence[Readout], name: str, pool: Pool, size: int,

@@ -42,7 +42,8 @@ class Record:
         try:
             record: Self = _adapter(cast(Hashable, cls)).validate_python(given)
         except ValidationError as error:
-            lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            places = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+            lines = (f"{place}: {message}" if place else message for place, message in places)
             raise DataError(f"{cls.__name__}: {'; '.join(lines)}") from None
         return record
 

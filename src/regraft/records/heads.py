@@ -8,7 +8,7 @@ from typing import Literal
 from regraft.errors import DataError
 from regraft.records.base import Record
 
-HeadKind = Literal["logistic_regression", "nearest_mean"]
+HeadKind = Literal["logistic_regression", "nearest_mean", "trained"]
 Weighting = Literal["by_width", "equal"]
 
 
@@ -19,7 +19,7 @@ class HeadSettings(Record):
     Attributes
     ----------
     kind:
-        Multinomial logistic regression or nearest class mean.
+        Multinomial logistic regression or nearest class mean, both solved on features; or trained by steps.
     readouts:
         Names of the readouts it sees, standardised and joined.
     weighting:
@@ -27,22 +27,28 @@ class HeadSettings(Record):
     strength:
         L2 strength of the logistic regression (penalty ``strength / 2 x |W|^2`` beside the mean
         cross-entropy, features scaled to a mean squared length of 1), or the nearest mean's factor from
-        distances to logits.
+        distances to logits; 0 for a trained head.
+    hidden:
+        Activation after each hidden layer of a trained head; empty for a linear one.
     """
 
     kind: HeadKind
     readouts: tuple[str, ...]
     weighting: Weighting
     strength: float
+    hidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.readouts or self.strength <= 0:
-            raise DataError("a head needs at least one readout and a positive strength")
+        if not self.readouts or self.strength < 0 or (self.strength == 0 and self.kind != "trained"):
+            raise DataError("a head needs at least one readout and, if it is solved, a positive strength")
+        if self.hidden and self.kind != "trained":
+            raise DataError("only a trained head has hidden layers")
 
     @property
     def label(self) -> str:
         """Kind and readouts in a few words."""
-        kind = "logistic regression" if self.kind == "logistic_regression" else "nearest class mean"
+        kind = {"logistic_regression": "logistic regression", "nearest_mean": "nearest class mean",
+                "trained": f"{len(self.hidden) + 1} dense layers" if self.hidden else "linear head"}[self.kind]
         joined = " + ".join(self.readouts)
         return f"{kind} on {joined}" + (", each counting the same" if self.weighting == "equal" else "")
 

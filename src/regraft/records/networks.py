@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from regraft.records.base import Record, shown
 from regraft.records.preprocessing import Interpolation
 
-Source = Literal["bundled", "timm", "torchvision"]
+Source = Literal["bundled", "timm", "torchvision", "plain"]
 Pooling = Literal["mean", "tokens", "mean_last", "max", "max_tokens", "max_last", "none"]
 
 
@@ -67,6 +68,39 @@ class Readout(Record):
     node: str
     pooling: Pooling
     dim: int
+
+
+@dataclass(frozen=True)
+class Cut(Record):
+    """A place in a network where exactly one tensor is alive.
+
+    Attributes
+    ----------
+    name, module:
+        The operation that makes the tensor, and the largest module that ends there or that it is part of.
+    position:
+        Number of the operation; -1 in front of the first.
+    shape:
+        Of the tensor, for one image.
+    parameters, multiply_adds:
+        First used behind the cut; of one image behind it.
+    trainable, reason:
+        Whether what lies behind can be run in training mode, and why not.
+    """
+
+    name: str
+    module: str
+    position: int
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    trainable: bool
+    reason: str = ""
+
+    @property
+    def numbers(self) -> int:
+        """Numbers an image takes here."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord
 from regraft.records.networks import InputSpec, Readout
-from regraft.records.plan import Plan
+from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder, claim, fresh_folder
@@ -73,7 +73,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     tell_images(index, folder, progress)
     network, engine, rules = _backbone(settings, index)
     folds = number_of_folds(settings, index)
-    plan = Plan(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
+    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
                 settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     with FeatureStore(settings.store) as store:
@@ -195,9 +195,12 @@ class Fitted:
     findings: tuple[Finding, ...]
 
 
-def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Plan, progress: Progress,
-         deadline: Deadline) -> Fitted:
-    """Choose and fit the head, measure it; positions count the readable images."""
+def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Run, progress: Progress,
+        deadline: Deadline, only: tuple[str, ...] = (), look_at_test: bool = True) -> Fitted:
+    """Choose and fit the head, measure it; positions count the readable images.
+
+    With ``only``, the head reads these readouts, and its strength alone is chosen.
+    """
     readable = index.take(features.rows)
     data_index.require_classes(readable)
     gone = tuple(splits.check_classes(readable))
@@ -205,24 +208,29 @@ def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Pl
     names = [readout.name for readout in readouts]
     if plan.folds is not None:
         learn = np.flatnonzero(readable.splits != splits.TEST)
-        head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress)
+        head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
         seen = _digests(features, learn, learn[:0])
     else:
         learn, held = readable.rows("train"), readable.rows("validation")
-        head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress)
+        head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress, only)
         seen = _digests(features, learn, held)
     deadline.check(lambda: "all features are kept, the head is not")
     counts = readable.class_counts(learn)
-    majority = int(counts.argmax())
-    figures = None
-    if len(test):
-        P = head.probabilities(features.read(test, head.settings.readouts))
-        twins = seen.count(features.digests[i] for i in test)
-        figures = evaluation.judge(
-            P, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
-            majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
-            note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
+    figures = judge_test(index, features, head.probabilities(features.read(test, head.settings.readouts)), seen,
+                         int(counts.argmax())) if len(test) and look_at_test else None
     return Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+
+
+def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
+               ) -> Evaluation:
+    """Figures of the readable test images, whose probabilities these are; to be asked for once."""
+    readable = index.take(features.rows)
+    test = readable.rows("test")
+    twins = seen.count(features.digests[i] for i in test)
+    return evaluation.judge(
+        P_NK, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
+        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
+        note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
 
 
 def _unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantined]:
@@ -235,21 +243,22 @@ def _blocks(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Bl
 
 
 def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
-              plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation | None]:
+              plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Evaluation | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
+    names = only or names
     blocks = _blocks(features, learn, names)
     divisions = choose.divide(y, groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
-    choice = choose.choose(blocks, y, classes, divisions, by, names)
+    choice = choose.choose(blocks, y, classes, divisions, by, names, only=only)
     head = fit_head({n: blocks[n] for n in choice.chosen.readouts}, y, classes, choice.chosen)
     if not divisions:
         return head, choice, None
     with progress.task("cross-validating", len(divisions) * plan.repeats) as task:
         answers = choose.cross_validate(blocks, y, groups, classes, names, number=folds, repeats=plan.repeats,
-                                        seed=plan.seed, done=task.advance)
+                                        seed=plan.seed, done=task.advance, only=only)
     held = np.concatenate([rows for rows, _ in answers])
     never = len(learn) - len(np.unique(held))
     note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
@@ -261,7 +270,8 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
 
 
 def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64],
-              names: Sequence[str], plan: Plan, progress: Progress) -> tuple[LinearHead, Choice, Evaluation]:
+              names: Sequence[str], plan: Run, progress: Progress, only: tuple[str, ...],
+              ) -> tuple[LinearHead, Choice, Evaluation]:
     """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
@@ -269,7 +279,8 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     few, few_held = (choose.choosing_rows(y_N, rows, plan.seed) for rows in (learn, held))
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
-    choice = choose.choose(_blocks(features, both, names), y_N[both], classes, [division], by, names)
+    choice = choose.choose(_blocks(features, both, only or names), y_N[both], classes, [division], by, names,
+                           only=only)
     chosen = choice.chosen
     if len(few) < len(learn):
         widths = {name: features.width(name) for name in chosen.readouts}

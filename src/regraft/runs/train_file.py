@@ -20,7 +20,7 @@ from regraft.records.base import shown
 from regraft.records.features import FeatureOrigin
 from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import HeadRecord, ModelRecord
-from regraft.records.plan import Plan
+from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
 from regraft.runs.train import REPEATS, Fitted, divide, environment, fit, number_of_folds, run, tell_images
@@ -90,7 +90,7 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
            started: float) -> TrainResult:
     file, index, origin = data.file, data.index, data.file.origin
     tell_images(index, folder, progress)
-    plan = Plan(settings.strategy, "" if origin is None else origin.backbone,
+    plan = Run(settings.strategy, "" if origin is None else origin.backbone,
                 "" if origin is None else origin.weights_digest, None if origin is None else origin.preprocessing,
                 (file.readout,), number_of_folds(settings, index), REPEATS, settings.seed, index.split_counts())
     folder.write("plan.json", plan)

@@ -1,0 +1,1 @@
+"""Plans as text and as recipes: read, changed, written and described; nothing here runs one."""
