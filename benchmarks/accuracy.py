@@ -32,8 +32,8 @@ from sklearn.preprocessing import StandardScaler
 import regraft
 from benchmarks.machine import RESULTS, conditions, footer
 from regraft.data.index import open_data
-from regraft.features.extract import extract, feature_key
-from regraft.features.store import FeatureStore
+from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.store import FeatureStore
 from regraft.model import load
 from regraft.progress import Deadline, Silent
 

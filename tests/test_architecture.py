@@ -13,16 +13,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
-ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "features", "heads",
+ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
          "training", "evaluation", "strategy", "manifest", "model", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
-    "regraft.engines.contract", "regraft.features.store", "regraft.features.extract", "regraft.heads.choose",
+    "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
     "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
-    "regraft.manifest", "regraft.model", "regraft.runs.train", "regraft.runs.evaluate", "regraft.demonstration",
+    "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
+    "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.api", "regraft.cli",
 )
@@ -103,7 +104,7 @@ def test_importing_opens_no_socket_and_starts_no_process() -> None:
             "                                                                     'os.posix_spawn', 'os.spawn'):\n"
             "        raise RuntimeError(event)\n"
             "sys.addaudithook(refuse)\n"
-            "import regraft, regraft.api, regraft.cli, regraft.model, regraft.runs.train, regraft.features.store\n"
+            "import regraft, regraft.api, regraft.cli, regraft.model, regraft.runs.train, regraft.extraction.store\n"
             "[getattr(regraft, name) for name in regraft.__all__]\n")
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -55,6 +55,13 @@ def test_backbones() -> None:
     assert "resnet18" in regraft_cli("backbones", "resnet1?").stdout
 
 
+def test_a_command_in_two_words(tmp_path: Path) -> None:
+    document = json_of("backbones", "fetch", "efficientnet_lite0", "--to", tmp_path)
+    assert Path(document["file"]) == tmp_path / "efficientnet_lite0.safetensors"
+    assert document["bytes"] == Path(document["file"]).stat().st_size
+    assert document["line"].startswith("regraft train DATA --backbone efficientnet_lite0 --weights ")
+
+
 def test_store(tmp_path: Path) -> None:
     document = json_of("store", "--store", tmp_path)
     assert (document["bytes"], document["spaces"], document["folder"]) == (0, [], str(tmp_path))

@@ -17,18 +17,19 @@ import typer.main
 
 import regraft
 from regraft import errors, model
-from regraft.cli import COMMANDS, app
+from regraft.cli import COMMANDS, SPELLINGS, app
 from regraft.data.decode import FORMATS
 from regraft.data.listing import READABLE
 from regraft.demonstration import DemoResult
-from regraft.features.store import SpaceUse, StoreUse
+from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
+from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
 from regraft.records.model import ModelRecord
-from regraft.records.networks import Backbone, BackboneDetail, Backbones, InputSpec, Readout
+from regraft.records.networks import Backbone, BackboneDetail, Backbones, Fetched, InputSpec, Readout
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     ClassFigures,
@@ -50,7 +51,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 #: Which record each section of docs/json.md describes, by the section's title.
 DOCUMENTS: dict[str, type[Record]] = {
-    "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "backbones": Backbones,
+    "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "features": FeatureExport,
+    "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
@@ -197,6 +199,12 @@ def shell_lines() -> Iterator[tuple[str, str]]:
                     yield page.name, line.partition("#")[0].strip()
 
 
+def spelled(words: list[str]) -> list[str]:
+    """A command line with the command in one word."""
+    one = SPELLINGS.get((words[0], words[1])) if len(words) > 1 else None
+    return words if one is None else [one, *words[2:]]
+
+
 def test_commands_in_shell_blocks_are_understood() -> None:
     # Typer carries its own copy of click in some versions, so nothing here is named by its type.
     group: Any = typer.main.get_command(app)
@@ -204,10 +212,11 @@ def test_commands_in_shell_blocks_are_understood() -> None:
     for page, line in shell_lines():
         words = shlex.split(line)
         if words[:1] == ["regraft"] and words[1:] not in (["--help"], ["--version"]):
-            command = group.commands.get(words[1])
+            words = spelled(words[1:])
+            command = group.commands.get(words[0])
             assert command is not None, f"{page}: {line}: no such command"
             try:
-                command.make_context(words[1], words[2:])
+                command.make_context(words[0], words[1:])
             except Exception as error:
                 pytest.fail(f"{page}: {line}: {error}")
             found += 1
@@ -226,7 +235,7 @@ def test_commands_in_running_text_exist() -> None:
     wrong = []
     for page in PAGES:
         for mention in re.findall(r"`regraft ([^`\n]+)`", page.read_text("utf-8")):
-            command, *rest = mention.split()
+            command, *rest = spelled(mention.split())
             used = {word for word in rest if word.startswith("--")}
             if command not in {*COMMANDS, "--help", "--version"} or used - options.get(command, set()):
                 wrong.append(f"{page.name}: regraft {mention}")

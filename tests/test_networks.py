@@ -5,30 +5,37 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pickle
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import regraft.networks  # noqa: F401 - before PyTorch, whose threads wait as it says
+import regraft.networks
 
 # isort: split
 import numpy as np
 import pytest
 import sklearn.datasets
+import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+import regraft
 from regraft.data.view import view0
 from regraft.engines.pytorch import PyTorchEngine
-from regraft.errors import BackboneError, MissingExtraError, UnknownNameError
+from regraft.errors import BackboneError, MissingExtraError, OutputError, RegraftError, UnknownNameError
 from regraft.networks import build, catalogue
 from regraft.networks.build import Network, load_backbone, restore
 from regraft.networks.catalogue import BUNDLED, resolve, search
-from regraft.networks.readouts import INPUT, LAST, LOGITS, MAX_STAGES, find_readouts
+from regraft.networks.readouts import INPUT, LAST, LOGITS, MAX_STAGES, find_layer, find_readouts
 from regraft.networks.weights import load_strict, packed, read_weights, weights_digest
 from regraft.records.preprocessing import Preprocessing
 
@@ -229,13 +236,102 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, name: str, line: str) 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(found: object, pretrained: bool) -> nn.Module:
-        raise OSError("We couldn't connect to 'https://huggingface.co'\nmore lines")
+        raise OSError("We couldn't connect to 'the hub'\nmore lines")
 
+    monkeypatch.setattr(build, "unreachable", lambda address: None)
     monkeypatch.setattr(build, "_architecture", no_network)
-    with pytest.raises(BackboneError, match="resnet18 are not on this machine") as caught:
+    with pytest.raises(BackboneError, match=r"resnet18 are not on this machine and can't be downloaded \(We") as caught:
         load_backbone("resnet18")
     assert "\n" not in str(caught.value)
-    assert "--weights FILE" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision:resnet18"])
+def test_without_a_connection_that_is_said_at_once(name: str, tmp_path: Path) -> None:
+    """Nobody listens behind the proxy that is named, so nothing leaves the machine."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        code = ("import sys, time, timm, torchvision\n"
+                "from regraft.errors import BackboneError\n"
+                "from regraft.networks.build import load_backbone\n"
+                "started = time.monotonic()\n"
+                "try: load_backbone(sys.argv[1])\n"
+                "except BackboneError as error: print(f'{time.monotonic() - started:.3f}', error)\n")
+        places = {"HF_HUB_CACHE": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch"), "HF_HUB_OFFLINE": "",
+                  "https_proxy": proxy, "HTTPS_PROXY": proxy, "no_proxy": "", "NO_PROXY": ""}
+        done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True,
+                              env={**os.environ, **places})
+    took, _, message = done.stdout.partition(" ")
+    assert float(took) < 2
+    file = name.replace(":", "-")
+    assert message == (
+        f"the weights of {name} are not on this machine and there is no connection to fetch them; on a machine with a "
+        f"connection type `regraft backbones fetch {name} --to DIR`, bring DIR here and add --weights "
+        f"{Path('DIR') / file}.safetensors, or take a bundled backbone: {', '.join(BUNDLED)}\n")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision:resnet18"])
+def test_offline_is_honoured(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_CACHE", "hub"), ("TORCH_HOME", "torch")):
+        monkeypatch.setenv(variable, value if value == "1" else str(tmp_path / value))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("a connection was tried"))
+    with pytest.raises(BackboneError, match=r"not on this machine and HF_HUB_OFFLINE is set"):
+        load_backbone(name)
+
+
+def test_unpublished_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("a connection was tried"))
+    with pytest.raises(BackboneError, match=r"no weights of .* are published; give a local file"):
+        load_backbone(next(n for n in timm.list_models() if (c := timm.get_pretrained_cfg(n)) and not c.hf_hub_id
+                           and not c.url))
+
+
+def in_cache(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as the source's own client leaves them on this machine."""
+    torch.manual_seed(0)
+    if name.startswith("torchvision:"):
+        from torchvision import models
+
+        weights = models.get_model_weights(name.partition(":")[2]).DEFAULT
+        file = folder / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+        file.parent.mkdir(parents=True)
+        torch.save(models.get_model(name.partition(":")[2], weights=None).state_dict(), file)
+    else:
+        cfg = timm.get_pretrained_cfg(name)
+        file = folder / f"models--{cfg.hf_hub_id.replace('/', '--')}" / "snapshots" / "0" / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(packed(timm.create_model(name).state_dict()))
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("a connection was tried"))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet10t", "resnet10t.c3_in1k", "torchvision:mnasnet0_5"])
+def test_fetched_weights_work_on_another_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name not in BUNDLED:
+        in_cache(name, tmp_path / "cache", monkeypatch)
+    fetched = regraft.fetch(name, to=tmp_path / "to")
+    assert [str(file) for file in (tmp_path / "to").iterdir()] == [fetched.file]
+    assert fetched.line == f"regraft train DATA --backbone {name} --weights {fetched.file}"
+    with safe_open(fetched.file, "pt") as file:
+        about = file.metadata()
+    assert about == {"format_version": "1", "backbone": name, "source": fetched.source,
+                     "licence": fetched.licence or "", "weights_digest": fetched.weights_digest}
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    there = load_backbone(name, Path(fetched.file), size=64)
+    assert there.digest == fetched.weights_digest
+
+
+def test_fetch_says_what_it_can_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="can't be written"):
+        regraft.fetch("efficientnet_lite0", to=tmp_path / "file")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("regraft.runs.folder.shutil.disk_usage", lambda path: usage._replace(free=1_000))
+    with pytest.raises(OutputError, match=r"needs 18,[\d,]+ bytes, 1,000 are free there"):
+        regraft.fetch("efficientnet_lite0", to=tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
 
 
 # -- weight files ----------------------------------------------------------------------------------
@@ -406,6 +502,7 @@ def test_a_downloaded_network_can_be_restored(monkeypatch: pytest.MonkeyPatch) -
         return network
 
     monkeypatch.setattr(models, "get_model", download)
+    monkeypatch.setattr(build, "unreachable", lambda address: None)
     network = load_backbone("torchvision:googlenet", size=64)
     restored = restore("torchvision:googlenet", network.state())
     x = torch.rand(1, 3, 64, 64)
@@ -481,6 +578,43 @@ def run_and_look(module: nn.Module, size: int, nodes: list[str]) -> tuple[list[s
     for handle in handles:
         handle.remove()
     return order, head_input[0], output
+
+
+@pytest.mark.parametrize(("name", "size", "layer", "pool", "pooling", "shape"), [
+    ("timm:resnet10t", 64, "layer2", "none", "none", (128, 8, 8)),
+    ("timm:resnet10t", 64, "layer2", "max", "max", (128,)),
+    ("timm:resnet10t", 64, "fc:input", "mean", "none", (512,)),
+    ("timm:vit_tiny_patch16_224", 224, "blocks.3", "mean", "tokens", (192,)),
+    ("timm:vit_tiny_patch16_224", 224, "blocks.3.attn", "max", "max_tokens", (192,)),
+    ("torchvision:swin_t", 64, "features.1", "mean", "mean_last", (96,)),
+    ("torchvision:swin_t", 64, "features.1", "max", "max_last", (96,)),
+    ("torchvision:swin_t", 64, "features.1", "none", "none", (16, 16, 96)),
+])
+def test_layers(name: str, size: int, layer: str, pool: Any, pooling: str, shape: tuple[int, ...]) -> None:
+    network = build._architecture(resolve(name), pretrained=False).eval()
+    readout, found = find_layer(network, find_readouts(network, size), layer, pool, size)
+    assert (readout.node, readout.pooling, readout.dim, found) == (layer, pooling, int(np.prod(shape)), shape)
+    rules = Preprocessing(size=size)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.uint8)
+    features = PyTorchEngine(network, [readout], rules, "cpu").run(pixels)
+    whole = PyTorchEngine(network, [dataclasses.replace(readout, pooling="none")], rules, "cpu").run(pixels)
+    if pool == "none":
+        assert np.array_equal(features, whole)
+    else:
+        axis = {"mean": 1, "max": 1}.get(pooling, 2)  # where the channels are once the positions are one axis
+        maps = whole.reshape(2, shape[0], -1) if axis == 1 else np.moveaxis(whole.reshape(2, -1, shape[0]), 2, 1)
+        expected = maps.max(2) if pool == "max" else maps.mean(2)
+        assert np.allclose(features, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "message"), [
+    ("layer1.0.relu", r"the layer layer1\.0\.relu runs 2 times for an image"),
+    ("layer1.0.rely", r"did you mean 'layer1\.0\.relu'"),
+])
+def test_layers_that_can_not_be_read(layer: str, message: str) -> None:
+    network = build._architecture(resolve("torchvision:resnet18"), pretrained=False).eval()
+    with pytest.raises(RegraftError, match=message):
+        find_layer(network, find_readouts(network, 64), layer, "mean", 64)
 
 
 def test_transformers_are_read_at_each_quarter() -> None:

@@ -28,10 +28,10 @@ from regraft.data.index import open_data
 from regraft.data.view import View, view0
 from regraft.engines.contract import Engine
 from regraft.errors import DataError, StoreError, TimeLimitError
-from regraft.features import extract as extraction
-from regraft.features import store as storage
-from regraft.features.extract import Features, extract, feature_key, ordered_map
-from regraft.features.store import FeatureKey, FeatureStore, FileState, Space
+from regraft.extraction import extract as extraction
+from regraft.extraction import store as storage
+from regraft.extraction.extract import Features, extract, feature_key, ordered_map
+from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Space
 from regraft.progress import Deadline, Silent
 from regraft.records.images import ImageIndex, IndexBuilder
 from regraft.records.networks import Readout
@@ -543,8 +543,8 @@ _PASS = textwrap.dedent("""
     import sys, time
     from pathlib import Path
     from regraft.data.index import open_data
-    from regraft.features import extract as extraction
-    from regraft.features import store as storage
+    from regraft.extraction import extract as extraction
+    from regraft.extraction import store as storage
     from tests.test_store import Colours, run_pass
 
     class Slow(Colours):
@@ -647,7 +647,7 @@ def test_many_threads_open_one_fresh_store(folder: Path) -> None:
 _HOLD = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from regraft.features.store import FeatureStore
+    from regraft.extraction.store import FeatureStore
     from tests.test_store import key_of
     with FeatureStore(Path(sys.argv[1])) as store, store.space(key_of(weights=sys.argv[2])):
         print("open", flush=True)

@@ -32,7 +32,7 @@ from regraft.settings import (
 
 if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
-    from regraft.features.store import StoreUse
+    from regraft.extraction.store import StoreUse
     from regraft.model import Model
     from regraft.records.described import Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
@@ -65,7 +65,7 @@ def train(settings: TrainSettings) -> TrainResult:
     TimeLimitError
         The time limit was reached; what is computed is kept.
     """
-    from regraft.features.files import is_feature_file
+    from regraft.extraction.files import is_feature_file
 
     progress = _progress(settings.quiet)
     if is_feature_file(settings.data):
@@ -233,7 +233,7 @@ def store(settings: StoreSettings) -> StoreUse:
 
     Raises StoreError where the store can't be used.
     """
-    from regraft.features.store import FeatureStore
+    from regraft.extraction.store import FeatureStore
 
     limit = 0 if settings.clear else None if settings.store_limit is None else size_in_bytes(settings.store_limit)
     with FeatureStore(settings.store) as opened:

@@ -183,7 +183,7 @@ def _sources(images: Any, follow_links: bool) -> Iterator[tuple[str, Any]]:
 
 def _looked_at(sources: list[tuple[str, Any]], record: ModelRecord) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
     """Name and pixels, or why there are none."""
-    from regraft.features.extract import ordered_map
+    from regraft.extraction.extract import ordered_map
 
     def look(item: tuple[str, Any]) -> tuple[str, NDArray[np.uint8] | str]:
         name, source = item

@@ -94,7 +94,8 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
                                    ("of another type", mistyped)) if names]
     if differences:
         raise BackboneError(f"{source} does not fit the network; {'; '.join(differences)}")
-    network.load_state_dict({**{n: t for n, t in own.items() if n.endswith(_COUNTER)}, **given}, strict=True)
+    own.update(given)  # which also keeps the versions that some modules of torchvision's ask for
+    network.load_state_dict(own, strict=True)
 
 
 def _few(names: list[str]) -> str:

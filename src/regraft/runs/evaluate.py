@@ -12,8 +12,8 @@ from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError
-from regraft.features.extract import extract, feature_key
-from regraft.features.store import FeatureStore
+from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.store import FeatureStore
 from regraft.model import load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
@@ -25,12 +25,12 @@ from regraft.settings import EvaluateSettings, size_in_bytes
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
     model = load(settings.model)
+    record = model.record
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
     if settings.splits is not None:
         index = apply_splits(index, Path(settings.splits))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
-    record = model.record
     engine = model.engine(settings.device, all_readouts=True)
     rules = record.preprocessing
     with FeatureStore(settings.store) as store:

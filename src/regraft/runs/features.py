@@ -13,10 +13,10 @@ from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, OutputError
-from regraft.features import files
-from regraft.features.extract import Features, extract, feature_key
-from regraft.features.store import FeatureStore
-from regraft.features.stream import Stream
+from regraft.extraction import files
+from regraft.extraction.extract import Features, extract, feature_key
+from regraft.extraction.store import FeatureStore
+from regraft.extraction.stream import Stream
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.features import FeatureExport, FeatureOrigin

@@ -87,7 +87,8 @@ def whole_file(path: Path, forecast: int) -> Iterator[Path]:
         raise OutputError(f"{shown(str(path))} can't be written ({error.strerror or error}); take another place"
                           ) from None
     finally:
-        half.unlink(missing_ok=True)
+        if half.exists():
+            half.unlink()
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from regraft.data import splits
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.features.extract import Rows, extract, feature_key
-from regraft.features.store import FeatureStore
+from regraft.extraction.extract import Rows, extract, feature_key
+from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
 from regraft.progress import Deadline, Progress

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from regraft import model
 from regraft.errors import BackboneError, MissingExtraError, UnknownNameError, UsageError
-from regraft.features.files import FeatureFile, open_features
+from regraft.extraction.files import FeatureFile, open_features
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.features import FeatureOrigin
@@ -57,7 +57,7 @@ def _prepare(settings: TrainSettings) -> _Data:
 
 @dataclass(frozen=True)
 class _OfFile:
-    """Rows of a file for the images of an index; see :class:`regraft.features.extract.Rows`."""
+    """Rows of a file for the images of an index; see :class:`regraft.extraction.extract.Rows`."""
 
     file: FeatureFile
     located_N: NDArray[np.int64]

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.features.extract import ordered_map
-from regraft.features.store import Space
+from regraft.extraction.extract import ordered_map
+from regraft.extraction.store import Space
 
 #: The tensor at the cut among the readouts of a space.
 AT_CUT = "cut"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from regraft.data.view import view0
 from regraft.engines.contract import Engine
 from regraft.errors import ImageError
-from regraft.features.extract import ordered_map, refuse_too_many, run_finite
+from regraft.extraction.extract import ordered_map, refuse_too_many, run_finite
 from regraft.progress import Progress
 from regraft.records.images import ImageIndex, Quarantined
 from regraft.records.preprocessing import Preprocessing

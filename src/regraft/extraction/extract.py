@@ -21,7 +21,7 @@ from regraft.data.decode import read_file
 from regraft.data.view import view0, view_key
 from regraft.engines.contract import Engine
 from regraft.errors import DataError, ImageError
-from regraft.features.store import FeatureKey, FileState, Memory, Space
+from regraft.extraction.store import FeatureKey, FileState, Memory, Space
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import ImageIndex, Quarantined
