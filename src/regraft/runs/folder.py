@@ -95,8 +95,8 @@ def whole_file(path: Path, forecast: int) -> Iterator[Path]:
 def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = False) -> Iterator[RunFolder]:
     """Take an output folder for this process: begin in it, or continue what the same settings began.
 
-    Raises OutputError where the folder is finished (without ``force``), holds nothing to ``resume``, was begun with other settings, holds
-    something else, is in use by another process, or can't be written.
+    Raises OutputError where the folder is finished (without ``force``), holds nothing to ``resume``, was begun with
+    other settings, holds something else, is in use by another process, or can't be written.
     """
     run = out / RUN
     given = {"format_version": _FORMAT, "settings": plain(settings)}

@@ -23,8 +23,8 @@ from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
 from regraft.errors import OutputError, SettingsError, TrainingError, UnknownNameError
-from regraft.features.extract import extract, extract_view, feature_key
-from regraft.features.store import FeatureKey, FeatureStore, Numbers, Space
+from regraft.extraction.extract import extract, extract_view, feature_key
+from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
 from regraft.networks.build import Network, load_backbone
@@ -247,7 +247,8 @@ class _Training:
         if plan.one_logit and classes != 2:
             raise SettingsError([f"head.one_logit: it is for two classes; the images have {classes}"])
         solved = None if fitted is None or plan.start == "random" else fitted.head
-        if plan.start == "solved" and (solved is None or (plan.reads and set(solved.settings.readouts) != set(plan.reads))):
+        elsewhere = solved is not None and plan.reads and set(solved.settings.readouts) != set(plan.reads)
+        if plan.start == "solved" and (solved is None or elsewhere):
             raise SettingsError(["head.start: 'solved' needs pre-trained weights and pooled readouts; here it must be "
                                  "'random'"])
         names = plan.reads or (_DEFAULT_READS if solved is None else solved.settings.readouts)
