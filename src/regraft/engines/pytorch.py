@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import UsageError
-from regraft.networks.readouts import INPUT, pool
+from regraft.networks.reader import Reader
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 
@@ -35,7 +34,7 @@ def choose_device(device: Literal["auto", "cpu", "cuda", "mps"]) -> str:
 
 
 class PyTorchEngine:
-    """Runs a network's module and pools what passes at its readouts; see :class:`regraft.engines.contract.Engine`."""
+    """Runs a network's module and reads its readouts; see :class:`regraft.engines.contract.Engine`."""
 
     def __init__(self, module: nn.Module, readouts: Sequence[Readout], rules: Preprocessing,
                  device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> None:
@@ -43,10 +42,9 @@ class PyTorchEngine:
         self.batch = _BATCH[self._device]
         self.readouts = tuple(readouts)
         self.key = f"pytorch-{self._device}-{ANSWER_PRECISION}"
-        self._module = module.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        reader = Reader(module, self.readouts, rules).eval()
+        self._reader = reader.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._shape = (rules.size, rules.size, 3)
-        self._mean = torch.tensor(rules.mean, device=self._device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(rules.std, device=self._device).view(1, 3, 1, 1) * 255
         # What one run taps is not for another thread's run.
         self._running = threading.Lock()
 
@@ -60,27 +58,6 @@ class PyTorchEngine:
                              f"{list(self._shape)}")
         full = np.zeros((self.batch, *self._shape), np.uint8)
         full[:count] = pixels_BHWC
-        with self._running, torch.inference_mode(), self._tapping() as tapped:
-            # A view of [B, H, W, C] memory as [B, C, H, W] is channels-last already.
-            x_BCHW = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2).float()
-            self._module((x_BCHW - self._mean) / self._std)
-            joined = torch.cat([tapped[readout.name] for readout in self.readouts], 1)
-            return joined[:count].cpu().numpy()
-
-    @contextmanager
-    def _tapping(self) -> Iterator[dict[str, Tensor]]:
-        """Pooled tensors by readout, of what the module runs meanwhile; it is left as it was."""
-        tapped: dict[str, Tensor] = {}
-        with ExitStack() as hooks:
-            for readout in self.readouts:
-                module = self._module.get_submodule(readout.node.removesuffix(INPUT))
-
-                def keep(tensor: Tensor, readout: Readout = readout) -> None:
-                    tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
-
-                if readout.node.endswith(INPUT):
-                    handle = module.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs[0]))
-                else:
-                    handle = module.register_forward_hook(lambda _, inputs, output, keep=keep: keep(output))
-                hooks.callback(handle.remove)
-            yield tapped
+        with self._running, torch.inference_mode():
+            joined: NDArray[np.float32] = self._reader(torch.from_numpy(full).to(self._device))[:count].cpu().numpy()
+        return joined
