@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "features", "heads",
-         "evaluation", "manifest", "model", "runs", "demonstration", "api", "cli", "__main__")
+         "evaluation", "manifest", "model", "exports", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -22,7 +22,7 @@ WITHOUT_TORCH = (
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
     "regraft.engines.contract", "regraft.features.store", "regraft.features.extract", "regraft.heads.choose",
     "regraft.evaluation", "regraft.manifest", "regraft.model", "regraft.runs.train", "regraft.runs.evaluate",
-    "regraft.demonstration", "regraft.api", "regraft.cli",
+    "regraft.exports", "regraft.runs.export", "regraft.demonstration", "regraft.api", "regraft.cli",
 )
 
 
@@ -77,7 +77,7 @@ def test_rooms_import_without_torch() -> None:
     code = ("import sys, importlib\n"
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
-            "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm'):\n"
+            "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

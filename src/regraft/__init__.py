@@ -1,7 +1,7 @@
 """Regraft: transfer learning on images, measured and told straight.
 
-The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`backbones`,
-:func:`store`, :func:`demo`; what can go wrong is in :mod:`regraft.errors`.
+The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`export`,
+:func:`backbones`, :func:`store`, :func:`demo`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "load", "predict", "store", "train"]
+__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "export", "load", "predict", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
-    from regraft.api import backbones, demo, evaluate, load, predict, store, train
+    from regraft.api import backbones, demo, evaluate, export, load, predict, store, train
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
     EvaluateSettings,
+    ExportSettings,
     PredictSettings,
     StoreSettings,
     TrainSettings,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from regraft.features.store import StoreUse
     from regraft.model import Model
     from regraft.records.networks import BackboneDetail, Backbones
-    from regraft.records.results import Evaluation, Predictions, TrainResult
+    from regraft.records.results import Evaluation, ExportResult, Predictions, TrainResult
 
 
 def _progress(quiet: bool) -> Progress:
@@ -111,6 +112,30 @@ def load(path: str | Path) -> Model:
     from regraft.model import load as run
 
     return run(path)
+
+
+@takes(ExportSettings)
+def export(settings: ExportSettings) -> ExportResult:
+    """Write a model as one ONNX file from pixels to probabilities.
+
+    The file is compared with the model on images of the training first, and written only where both answer alike.
+
+    Raises
+    ------
+    ModelError, TamperedError
+        The model can't be used.
+    ExportError
+        The network can't be translated, there are no images to compare on, or the file does not agree.
+    SettingsError
+        ``out`` does not end in ``.onnx``.
+    OutputError
+        ``out`` can't be written.
+    MissingExtraError
+        The extra ``export`` is not installed.
+    """
+    from regraft.runs.export import export as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(BackbonesSettings)

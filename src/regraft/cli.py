@@ -23,8 +23,8 @@ app = typer.Typer(name="regraft", no_args_is_help=True, add_completion=False, ri
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "backbones": api.backbones,
-    "store": api.store, "demo": api.demo,
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "export": api.export,
+    "backbones": api.backbones, "store": api.store, "demo": api.demo,
 }
 
 
