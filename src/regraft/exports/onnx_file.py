@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import onnx
-import onnxscript  # noqa: F401 - PyTorch's exporter needs it; where it is missing that is told before any work
+import onnxscript
 import torch
 from torch import nn
 
@@ -46,12 +48,18 @@ def onnx_bytes(classifier: nn.Module, size: int, about: Mapping[str, str]) -> by
     # Two images: of one, the exporter would take the number for a constant of the network.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
-        program = torch.onnx.export(
-            classifier.eval(), (example,), dynamo=True, verbose=False, external_data=False, opset_version=OPSET,
-            input_names=[PIXELS], output_names=[PROBABILITIES, LOGITS],
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
+        # Some versions of what it uses print what they do, and standard output belongs to the result.
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            program = torch.onnx.export(
+                classifier.eval(), (example,), dynamo=True, verbose=False, external_data=False, opset_version=OPSET,
+                input_names=[PIXELS], output_names=[PROBABILITIES, LOGITS],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
     except Exception as error:  # The exporter fails in as many ways as networks are written.
-        raise ExportError(f"PyTorch's ONNX exporter can't translate this network ({_reason(error)}); take another "
+        cause = _cause(error)
+        if isinstance(cause, ImportError):  # a PyTorch that is newer than what it exports with
+            raise ExportError(f"PyTorch {torch.__version__} can't export with onnxscript {onnxscript.__version__} "
+                              f"({cause}); type: pip install -U onnxscript") from error
+        raise ExportError(f"PyTorch's ONNX exporter can't translate this network ({_first_line(cause)}); take another "
                           "backbone, or use the model folder itself") from error
     assert program is not None  # None is the old exporter's answer
     proto: onnx.ModelProto = program.model_proto
@@ -70,10 +78,14 @@ def _refuse_large(size: int) -> None:
                           "smaller backbone, or use the model folder itself")
 
 
-def _reason(error: BaseException) -> str:
-    """First line of the innermost cause: the exporter wraps it in advice on itself."""
+def _cause(error: BaseException) -> BaseException:
+    """The innermost cause: the exporter wraps it in advice on itself."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
