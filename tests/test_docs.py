@@ -32,8 +32,10 @@ from regraft.records.model import ModelRecord
 from regraft.records.networks import Backbone, BackboneDetail, Backbones, Fetched, InputSpec, Readout
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
+    Agreement,
     ClassFigures,
     Evaluation,
+    ExportResult,
     FeatureCount,
     Interval,
     Majority,
@@ -52,7 +54,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 #: Which record each section of docs/json.md describes, by the section's title.
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "features": FeatureExport,
-    "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,

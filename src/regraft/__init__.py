@@ -1,7 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`;
+:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
+:func:`export`, :func:`iter_epochs`;
 what can go wrong is in :mod:`regraft.errors`.
 """
 
@@ -11,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backbones", "demo", "errors", "evaluate", "explain", "features", "fetch", "load", "plan",
-           "predict", "recipes",
-           "store", "train"]
+__all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
+           "iter_epochs", "load", "plan", "predict", "recipes", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         demo,
         evaluate,
         explain,
+        export,
         features,
         fetch,
+        iter_epochs,
         load,
         plan,
         predict,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         store,
         train,
     )
+    from regraft.training.hooks import Hooks
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +42,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "errors":
         return importlib.import_module("regraft.errors")
+    if name == "Hooks":
+        return importlib.import_module("regraft.training.hooks").Hooks
     if name in __all__:
         return getattr(importlib.import_module("regraft.api"), name)
     raise AttributeError(f"module 'regraft' has no attribute {name!r}")

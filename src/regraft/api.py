@@ -18,6 +18,7 @@ from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
     EvaluateSettings,
+    ExportSettings,
     FeaturesSettings,
     FetchSettings,
     PlanSettings,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from regraft.records.features import FeatureExport
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.plan import Plan
-    from regraft.records.results import Evaluation, Predictions, TrainResult
+    from regraft.records.results import Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.training import Epoch, PhaseForecast
 
 
@@ -190,6 +191,30 @@ def load(path: str | Path) -> Model:
     from regraft.model import load as run
 
     return run(path)
+
+
+@takes(ExportSettings)
+def export(settings: ExportSettings) -> ExportResult:
+    """Write a model as one ONNX file from pixels to probabilities.
+
+    The file is compared with the model on images of the training first, and written only where both answer alike.
+
+    Raises
+    ------
+    ModelError, TamperedError
+        The model can't be used.
+    ExportError
+        The network can't be translated, there are no images to compare on, or the file does not agree.
+    SettingsError
+        ``out`` does not end in ``.onnx``.
+    OutputError
+        ``out`` can't be written.
+    MissingExtraError
+        The extra ``export`` is not installed.
+    """
+    from regraft.runs.export import export as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(BackbonesSettings)

@@ -11,6 +11,7 @@
     ├── BackboneError               a network or its weights can't be had, or do not fit each other
     ├── ModelError                  a model folder is missing, unfinished or damaged
     │   └── TamperedError           a hashed file differs from the manifest
+    ├── ExportError                 no file can be made that answers as the model does
     ├── StoreError                  the feature store can't be read or written
     ├── TrainingError           a training can't go on: a loss that is no number, a plan that does not fit the network
     ├── OutputError                 the output folder is in use, finished or not writable
@@ -83,6 +84,10 @@ class ModelError(RegraftError):
 
 class TamperedError(ModelError):
     """A file that decides answers differs from the manifest written when the model was finished."""
+
+
+class ExportError(RegraftError):
+    """A model can't be exported, or the exported file does not answer as the model does; nothing was written."""
 
 
 class StoreError(RegraftError):

@@ -20,6 +20,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_digest(folder: Path) -> str:
+    """The digest that names a model, of a folder that :func:`verify` has passed."""
+    return str(json.loads((folder / NAME).read_text("utf-8"))["digest"])
+
+
 def manifest_text(files: dict[str, str]) -> str:
     """The one way to write a manifest: names, their SHA-256, and the SHA-256 of that."""
     listed = {"format_version": _FORMAT, "files": dict(sorted(files.items()))}

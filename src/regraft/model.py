@@ -35,6 +35,10 @@ HEAD_FILES = (RECORD, HEAD, IMAGES)
 #: Where the run that made the model keeps its record; nothing below decides answers.
 RUN = "run"
 
+#: The export of the model and what was found about it; they go with the model they were made of.
+EXPORT = "model.onnx"
+EXPORT_RECORD = ".json"  # after the export's name, whatever it is
+
 _DIGEST_BYTES = 16
 
 
@@ -261,7 +265,9 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
             _write(stage / name, make())
         files = {name: manifest.file_digest(stage / name) for name in contents}
         _write(stage / manifest.NAME, manifest.manifest_text(files).encode())
-        (folder / manifest.NAME).unlink(missing_ok=True)
+        # An export of the model that is replaced would answer for this one.
+        for stale in (manifest.NAME, EXPORT, EXPORT + EXPORT_RECORD):
+            (folder / stale).unlink(missing_ok=True)
         for name in (*contents, manifest.NAME):
             os.replace(stage / name, folder / name)
         for name in set(FILES) - set(contents):  # of a model that was here before

@@ -24,6 +24,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
+ExportFormat = Literal["onnx"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +248,25 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """Settings of ``export``."""
+
+    model: ModelPath
+    _: dataclasses.KW_ONLY
+    format: Annotated[ExportFormat, Setting("What to write: one ONNX file from pixels to probabilities.")] = "onnx"
+    data: Annotated[str | Path | None, Setting(
+        "Where the images to compare on are; by default where the training found them.", metavar="DIR")] = None
+    out: Annotated[str | Path | None, Setting(
+        "The file to write; by default model.onnx in the model folder.", metavar="F")] = None
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.out is not None and Path(self.out).suffix.lower() != f".{self.format}":
+            raise SettingsError([f"out: {str(self.out)!r} is not allowed; its name must end in .{self.format}"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,7 +170,7 @@ def write_splits(index: ImageIndex, file: Path) -> None:
 
 def apply_splits(index: ImageIndex, file: Path) -> ImageIndex:
     """The images in the splits that a ``splits.csv`` gives them; raises DataError where the two do not agree."""
-    given = _read_splits(file)
+    given = read_splits(file)
     keys = [(str(int(root)), path) for root, path in zip(index.root_ids, index.paths, strict=True)]
     unlisted = [path for root, path in keys if (root, path) not in given]
     if unlisted:
@@ -182,8 +182,8 @@ def apply_splits(index: ImageIndex, file: Path) -> ImageIndex:
     return index.with_splits(splits_N).with_findings(*(found if unknown else ()))
 
 
-def _read_splits(file: Path) -> dict[tuple[str, str], int]:
-    """The split of each root number and path."""
+def read_splits(file: Path) -> dict[tuple[str, str], int]:
+    """The split (index into SPLITS, or NO_SPLIT) of each root number and path; raises DataError."""
     numbers = {name: i for i, name in enumerate(SPLITS)} | {"": NO_SPLIT}
     given: dict[tuple[str, str], int] = {}
     try:

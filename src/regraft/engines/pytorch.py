@@ -9,12 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import UsageError
-from regraft.networks.graph import Prefix
-from regraft.networks.readouts import Tapped
+from regraft.networks.reader import Reader
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 
@@ -46,11 +45,9 @@ class PyTorchEngine:
         self.batch = _BATCH[self._device]
         self.readouts = tuple(readouts)
         self.key = f"pytorch-{self._device}-{ANSWER_PRECISION}"
-        program = module if isinstance(module, Prefix) else Tapped(module, readouts)
-        self._program = program.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        reader = Reader(module, self.readouts, rules).eval()
+        self._reader = reader.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._shape = (rules.size, rules.size, 3)
-        self._mean = torch.tensor(rules.mean, device=self._device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(rules.std, device=self._device).view(1, 3, 1, 1) * 255
         # What one run taps is not for another thread's run.
         self._running = threading.Lock()
 
@@ -65,7 +62,5 @@ class PyTorchEngine:
         full = np.zeros((self.batch, *self._shape), np.uint8)
         full[:count] = pixels_BHWC
         with self._running, torch.inference_mode():
-            # A view of [B, H, W, C] memory as [B, C, H, W] is channels-last already.
-            x_BCHW = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2).float()
-            joined: Tensor = self._program((x_BCHW - self._mean) / self._std)
-            return joined[:count].cpu().numpy()
+            joined: NDArray[np.float32] = self._reader(torch.from_numpy(full).to(self._device))[:count].cpu().numpy()
+        return joined

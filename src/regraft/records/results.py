@@ -281,3 +281,68 @@ class TrainResult(Record):
     def _repr_html_(self) -> str:
         parts = (figures._repr_html_() for figures in (self.validation, self.test) if figures is not None)
         return f"<pre>{html.escape(repr(self))}</pre>" + "".join(parts)
+
+
+@dataclass(frozen=True, repr=False)
+class Agreement(Record):
+    """How an exported file answered beside the model, from the same bytes of the same files.
+
+    Attributes
+    ----------
+    images, splits:
+        Files compared; how many were taken of which split of the training, or ``given`` where ``--data`` named
+        others, ``unreadable`` ones among them.
+    unreadable:
+        Files that neither can read; they are not among the ``images``.
+    labels_equal:
+        Files with the same label.
+    largest_probability_difference, largest_logit_difference:
+        Absolute, over all images and classes.
+    """
+
+    images: int
+    splits: dict[str, int]
+    unreadable: int
+    labels_equal: int
+    largest_probability_difference: float
+    largest_logit_difference: float
+
+    def __repr__(self) -> str:
+        taken = ", ".join(f"{name} {count:,}" for name, count in self.splits.items() if count)
+        unreadable = f"; {self.unreadable:,} can't be read" if self.unreadable else ""
+        return (f"same label as the model on {self.labels_equal:,} of {self.images:,} images ({taken}{unreadable}), "
+                f"probabilities within {self.largest_probability_difference:.1e}, "
+                f"logits within {self.largest_logit_difference:.1e}")
+
+
+@dataclass(frozen=True, repr=False)
+class ExportResult(Record):
+    """What ``export`` wrote, and how it agrees with the model.
+
+    Attributes
+    ----------
+    model, model_digest:
+        The model folder, and the digest of its manifest.
+    out, bytes, sha256:
+        The file, its size and its digest.
+    format, opset:
+        ``onnx`` and the version of its operators.
+    agreement:
+        The comparison with the model.
+    seconds:
+        Wall time, imports apart.
+    """
+
+    model: str
+    model_digest: str
+    out: str
+    bytes: int
+    sha256: str
+    format: str
+    opset: int
+    agreement: Agreement
+    seconds: float
+
+    def __repr__(self) -> str:
+        return (f"{shown(self.out)}: {self.format}, opset {self.opset}, {self.bytes / 1e6:,.1f} MB, "
+                f"in {self.seconds:.1f} s\n  {self.agreement!r}")

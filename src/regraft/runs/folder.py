@@ -58,11 +58,22 @@ class RunFolder:
             writer.writerows([q.path, q.reason] for q in quarantined)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file beside its place and rename it there; nothing is left where that fails."""
     half = path.with_name(f".{path.name}.half")
-    half.write_text(text, "utf-8", errors="surrogateescape")
-    half.replace(path)
+    try:
+        half.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def begun_with(out: Path) -> dict[str, Any]:
+    """The settings that the run in a model folder was begun with, as plain values; empty where none are told."""
+    begun = _read(out / RUN / _STARTED)
+    settings = begun.get("settings") if isinstance(begun, dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from regraft.heads.linear import LinearHead
 from regraft.records.heads import HeadSettings
 from regraft.records.plan import HeadPlan
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+#: Activations by the names that plans and heads give them.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
@@ -42,7 +43,7 @@ class TrainableHead(nn.Module):
             torch.manual_seed(seed)
             self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.drops = nn.ModuleList(nn.Dropout(share) for share in drops)
-        self.activations = nn.ModuleList(_ACTIVATIONS[name]() for name in self.names)
+        self.activations = nn.ModuleList(ACTIVATIONS[name]() for name in self.names)
 
     @torch.no_grad()
     def start_at(self, solved: LinearHead, features_ND: NDArray[np.float32]) -> None:

@@ -1,0 +1,294 @@
+"""``export``: one file that answers as the model does, or none at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import regraft
+from regraft import manifest, model
+from regraft.data.view import view0
+from regraft.errors import ExportError, OutputError, SettingsError
+from regraft.exports import agreement, onnx_file
+from regraft.heads.linear import LinearHead
+from regraft.model import Model
+from regraft.progress import Silent
+from regraft.records.preprocessing import Preprocessing
+from regraft.records.results import ExportResult, TrainResult
+from regraft.runs.export import images
+from tests.conftest import write_crops
+from tests.doors import regraft_cli
+
+
+@pytest.fixture(scope="module")
+def exported(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """The model of the crops, exported; read only."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(trained.out, folder)
+    return regraft.export(folder, quiet=True)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_file_its_record_and_the_folder(exported: ExportResult, trained: TrainResult) -> None:
+    out = Path(exported.out)
+    assert names(out.parent) - names(Path(trained.out)) == {"model.onnx", "model.onnx.json"}
+    assert (exported.format, exported.opset, exported.bytes) == ("onnx", 18, out.stat().st_size)
+    assert exported.sha256 == manifest.file_digest(out)
+    assert json.loads((out.parent / "model.onnx.json").read_text()) == exported.to_dict()
+    assert exported.agreement.splits == {"validation": 0, "train": 32}
+    assert (exported.agreement.images, exported.agreement.labels_equal, exported.agreement.unreadable) == (32, 32, 0)
+    assert 0 <= exported.agreement.largest_probability_difference < 1e-5
+    assert 0 <= exported.agreement.largest_logit_difference < 1e-4
+    assert "same label as the model on 32 of 32 images (train 32)" in repr(exported)
+    assert regraft.load(exported.model).classes == ("flower", "palace")
+
+
+def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops: Path) -> None:
+    """With ONNX Runtime and what the file says about itself, in batches of every size."""
+    session = onnxruntime.InferenceSession(exported.out, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert set(about) == {"format_version", "labels", "preprocessing", "model_digest", "regraft_version"}
+    assert (about["format_version"], about["regraft_version"]) == ("1", regraft.__version__)
+    digest = json.loads((Path(exported.model) / manifest.NAME).read_text())["digest"]
+    assert about["model_digest"] == exported.model_digest == digest
+    labels, rules = json.loads(about["labels"]), Preprocessing.from_dict(json.loads(about["preprocessing"]))
+    files = sorted(crops.rglob("*.jpg"))
+    answers = regraft.load(exported.model).predict(files)
+    pixels_NHWC = np.stack([view0(file.read_bytes(), rules).pixels for file in files])
+    for size in (1, 2, 5, 64):
+        rows = [i % len(files) for i in range(size)]
+        P_NK, L_NK = session.run(["probabilities", "logits"], {"pixels": pixels_NHWC[rows]})
+        assert (P_NK.dtype, P_NK.shape, L_NK.dtype, L_NK.shape) == (np.float32, (size, 2), np.float32, (size, 2))
+        for row, P_K in zip(rows, P_NK, strict=True):
+            assert labels[P_K.argmax()] == answers[row].label
+            assert answers[row].probabilities == pytest.approx(dict(zip(labels, P_K.tolist(), strict=True)), abs=1e-4)
+
+
+def test_one_file_that_tells_nothing_of_the_machine(exported: ExportResult) -> None:
+    proto = onnx.load(exported.out, load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_file.OPSET)]
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in proto.graph.initializer)
+    (pixels,) = proto.graph.input
+    assert [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim] == ["N", 224, 224, 3]
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    data = Path(exported.out).read_bytes()
+    for trace in (b".py", b"site-packages", b"stack_trace", str(Path(regraft.__file__).parent).encode()):
+        assert trace not in data
+
+
+@pytest.fixture
+def folder(trained: TrainResult, tmp_path: Path) -> Path:
+    shutil.copytree(trained.out, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_file_that_answers_otherwise_is_refused(exported: ExportResult, crops: Path) -> None:
+    """The exported file of one head beside a model with others."""
+    files, data = sorted(crops.glob("*/00[0-4].jpg")), Path(exported.out).read_bytes()
+    loaded = regraft.load(exported.model)
+    head = loaded.head
+    assert isinstance(head, LinearHead)
+
+    def compare(model: Model = loaded) -> None:
+        agreement.check(data, model, files, {"given": len(files)}, Silent())
+
+    for other, message in (
+        (LinearHead(head.settings, head.W_DK * np.float32(0.9), head.b_K), r"0 of 10 labels differ, probabilities by"),
+        (LinearHead(head.settings, -head.W_DK, -head.b_K), r"10 of 10 labels differ, such as that of .*000\.jpg"),
+    ):
+        loaded.head = other
+        with pytest.raises(ExportError, match=message):
+            compare()
+    renamed = replace(loaded.record, classes=("flower", "castle"))
+    with pytest.raises(ExportError, match="names other classes"):
+        compare(Model(loaded.folder, renamed, head, loaded.seen))
+
+
+def test_what_one_file_does_not_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(folder)
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", 10**6)
+    with pytest.raises(ExportError, match=r"takes [\d,]+ bytes, and one ONNX file holds at most 1,000,000"):
+        regraft.export(folder, quiet=True)
+    assert names(folder) == before
+
+
+@pytest.mark.slow
+def test_what_is_refused_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(folder)
+    monkeypatch.setattr(agreement, "TOLERANCE", 0.0)
+    with pytest.raises(ExportError, match=r"does not answer as the model does: .* \(0 is let pass\); nothing was"):
+        regraft.export(folder, quiet=True)
+    assert names(folder) == before
+
+
+def test_a_network_that_cannot_be_translated() -> None:
+    class Unruly(nn.Module):
+        def forward(self, pixels_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+            if float(pixels_NHWC.float().mean()) > 0:
+                return pixels_NHWC, pixels_NHWC
+            return pixels_NHWC, -pixels_NHWC
+
+    with pytest.raises(ExportError) as found:
+        onnx_file.onnx_bytes(Unruly(), 8, {})
+    assert re.fullmatch(r"PyTorch's ONNX exporter can't translate this network \(.+\); take another backbone, or use "
+                        r"the model folder itself", str(found.value))
+
+
+def test_without_images_to_compare_on_there_is_no_file(folder: Path, tmp_path: Path) -> None:
+    begun = folder / "run" / "settings.json"
+    told = json.loads(begun.read_text())
+    for gone in (str(tmp_path / "gone"), "torchvision:Flowers102", "torchvision:../../nothing"):
+        begun.write_text(json.dumps({**told, "settings": {**told["settings"], "data": gone}}))
+        with pytest.raises(ExportError, match=r"holds none of the images of the training, .* with --data DIR"):
+            regraft.export(folder, quiet=True)
+    for content in ("{}", "[]", "no json", json.dumps({"settings": {"data": 7}})):
+        begun.write_text(content)
+        with pytest.raises(ExportError, match=r"does not tell which images it was trained on, .* with --data DIR"):
+            regraft.export(folder, quiet=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match=r"empty holds no pictures, .* with --data DIR"):
+        regraft.export(folder, data=tmp_path / "empty", quiet=True)
+    assert "model.onnx" not in names(folder)
+
+
+def test_unreadable_images_are_counted(exported: ExportResult, crops: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("this is text")
+    data, loaded = Path(exported.out).read_bytes(), regraft.load(exported.model)
+    with pytest.raises(ExportError, match=r"none of the 1 images to compare on can be read; give others with --data"):
+        agreement.check(data, loaded, [tmp_path / "text.jpg"], {"given": 1}, Silent())
+    files = [crops / "palace" / "000.jpg", tmp_path / "text.jpg"]
+    found = agreement.check(data, loaded, files, {"given": 2}, Silent())
+    assert (found.images, found.unreadable, found.splits) == (1, 1, {"given": 2})
+
+
+def test_which_images_are_compared(folder: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation images, training images up to a number, never test images; others only where they are given."""
+    table = folder / "run" / "splits.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    tested = {crops / row["path"] for row in rows if row["split"] == "test"}
+    files, splits = images(folder, None)
+    assert splits == {"validation": 0, "train": 32}
+    assert set(files) == set(crops.rglob("*.jpg")) - tested
+    # Moved images are found by the names that splits.csv gives them.
+    shutil.copytree(crops, tmp_path / "moved")
+    moved, splits = images(folder, tmp_path / "moved")
+    assert [file.relative_to(tmp_path / "moved") for file in moved] == [file.relative_to(crops) for file in files]
+    held = {row["path"] for row in rows if row["split"] == "train" and row["path"].endswith("7.jpg")}
+    table.write_text("path,split\n" + "".join(
+        f"{row['path']},{'validation' if row['path'] in held else row['split']}\n" for row in rows))
+    monkeypatch.setattr("regraft.runs.export._AT_LEAST", 10)
+    files, splits = images(folder, None)
+    assert splits == {"validation": len(held), "train": 10 - len(held)}
+    assert {str(file.relative_to(crops)) for file in files[:len(held)]} == held
+    assert {file.parent.name for file in files[len(held):]} == {"palace", "flower"}
+    monkeypatch.setattr("regraft.runs.export._AT_LEAST", 1)
+    assert images(folder, None)[1] == {"validation": len(held), "train": 0}
+    others = write_crops(tmp_path / "others", 4) / "palace"
+    assert images(folder, others) == ([others / "000.jpg"], {"given": 1})
+    shutil.rmtree(folder / "run")
+    assert images(folder, crops)[1] == {"given": 1}
+
+
+def test_images_of_a_table(tmp_path: Path) -> None:
+    data = write_crops(tmp_path / "data", 2)
+    paths = sorted(str(file.relative_to(data)) for file in data.rglob("*.jpg"))
+    (data / "table.csv").write_text("path,label\n" + "".join(f"{path},{Path(path).parent}\n" for path in paths))
+    run = tmp_path / "model" / "run"
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text(json.dumps({"settings": {"data": str(data / "table.csv")}}))
+    (run / "splits.csv").write_text("path,split\n" + "".join(f"{path},validation\n" for path in paths))
+    assert images(tmp_path / "model", None) == ([data / path for path in paths], {"validation": 4, "train": 0})
+
+
+def test_mistakes_are_told_before_any_work(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"out: 'model\.json' is not allowed; its name must end in \.onnx"):
+        regraft.export(folder, out="model.json")
+    with pytest.raises(OutputError, match="there is no folder"):
+        regraft.export(folder, out=tmp_path / "none" / "a.onnx")
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(OutputError, match="it is a folder"):
+        regraft.export(folder, out=tmp_path / "a.onnx")
+    done = regraft_cli("export", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is no model folder" in done.stderr
+
+
+def test_without_the_extra_it_is_named(folder: Path) -> None:
+    code = ("import sys\n"
+            "sys.modules['onnxscript'] = None\n"
+            "from regraft.cli import main\n"
+            f"main(['export', {str(folder)!r}, '--quiet'])\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'error: exporting needs an optional part; install it with: pip install "regraft[train,export]"\n')
+
+
+def test_a_replaced_model_takes_its_export_with_it(folder: Path, crops: Path) -> None:
+    for name in (model.EXPORT, model.EXPORT + model.EXPORT_RECORD):
+        (folder / name).write_text("of the first model")
+    regraft.load(folder)
+    regraft.train(crops, out=folder, seed=3, force=True, quiet=True)
+    assert not names(folder) & {"model.onnx", "model.onnx.json"}
+
+
+@pytest.mark.slow
+def test_the_command_line_says_nothing_but_the_result(folder: Path, exported: ExportResult) -> None:
+    done = regraft_cli("export", folder, "--quiet", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["agreement"]["labels_equal"] == 32
+    # The same model is the same file.
+    assert document["sha256"] == exported.sha256
+
+
+#: Networks of other families, with the side of the image; their weights are random.
+FAMILIES = [("resnet18", 64), ("mobilenetv2_100", 64), ("convnext_atto", 64), ("vit_tiny_patch16_224", 224),
+            ("torchvision:vgg11", 64)]
+
+
+def random_weights(name: str, size: int, file: Path) -> Path:
+    """Weights of a network that has seen nothing, but in which everything is alive."""
+    import torch
+
+    from regraft.networks.build import _architecture
+    from regraft.networks.catalogue import resolve
+
+    torch.manual_seed(0)
+    network: Any = _architecture(resolve(name), pretrained=False).train()
+    with torch.no_grad():  # statistics for the batch norms: without them deep networks give the same for all images
+        for _ in range(3):
+            network(torch.randn(8, 3, size, size))
+    state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    save_file(state, file)
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), FAMILIES)
+def test_families(name: str, size: int, crops: Path, tmp_path: Path) -> None:
+    weights = random_weights(name, size, tmp_path / "weights.safetensors")
+    regraft.train(write_crops(tmp_path / "data", 30), backbone=name, weights=weights, size=size, out=tmp_path / "out",
+                  strategy="features", store=tmp_path / "store", quiet=True)
+    found = regraft.export(tmp_path / "out", quiet=True).agreement
+    assert found.images == found.labels_equal == 48
+    assert found.largest_probability_difference < 1e-4
+    assert found.largest_logit_difference < 1e-4
