@@ -1,7 +1,7 @@
 """The arithmetic of each transform: a Pillow image in, another of the same size out, what is drawn handed in.
 
-Pillow images and not tensors: its integer arithmetic does not depend on the number of threads, and took half the time
-on one core at 224 pixels. torchvision's functional forms, so that each transform means what its papers mean.
+Pillow images and not tensors: their integer arithmetic does not depend on the number of threads, and changes colours
+faster. torchvision's functional forms, so that each transform means what its papers mean.
 """
 
 from __future__ import annotations
