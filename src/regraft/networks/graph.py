@@ -352,6 +352,8 @@ class Graph:
         """The latest trainable cut before everything that the named parameters do; the front at the earliest."""
         uses = [self.first_use[name] for name in learning if name in self.first_use]
         limit = min(uses, default=len(self.nodes) - 1)
+        if limit <= min(self.first_use.values(), default=0):
+            limit = 0  # nothing but padding and the like comes before
         return next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
 
     def used_by(self, readouts: Iterable[Readout]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +107,7 @@ class Loop:
         return self._state.history
 
     def interrupt(self, reason: BaseException) -> None:
-        """Write a checkpoint after the step that runs, then raise ``reason``. Safe to call from a signal handler."""
+        """Write a checkpoint after the step that runs, then raise ``reason``."""
         self._told_to_stop = reason
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class Loop:
         views = [self._views(phase, rows) for rows in todo]
         factor = 1.0
         batches_left = stage.train.epoch(todo, views)
-        with contextlib.closing(batches_left):  # type: ignore[type-var]
+        with contextlib.closing(batches_left), self._listening():  # type: ignore[type-var]
             for batch in batches_left:
                 last = (state.batch + 1) % phase.accumulate == 0 or state.batch + 1 == len(batches)
                 at = state.epoch * an_epoch + state.batch // phase.accumulate
@@ -199,6 +201,34 @@ class Loop:
         state.sums = [0.0, 0.0, 0.0]
         self._save(optimiser, average)
         return record
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM wait for the step that runs, so that a checkpoint is written; a second does not."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def listen(number: int, frame: Any) -> None:
+            handler = before[signal.Signals(number)]
+            try:
+                if callable(handler):
+                    handler(number, frame)
+                else:
+                    raise SystemExit(128 + number)
+            except BaseException as reason:
+                if self._told_to_stop is not None:
+                    raise
+                self.interrupt(reason)
+
+        for number in before:
+            signal.signal(number, listen)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _step(self, stage: Stage, optimiser: torch.optim.Optimizer, batch: Batch, average: dict[str, Tensor],
               last: bool) -> None:
