@@ -219,7 +219,7 @@ def export(settings: ExportSettings) -> ExportResult:
 
 @takes(BackbonesSettings)
 def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
-    """List pre-trained networks, or tell all about one.
+    """List pre-trained networks, or tell all about one: where it is read, and where it can be cut.
 
     Raises UnknownNameError with the nearest names.
     """
@@ -232,7 +232,7 @@ def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
     catalogue.resolve(settings.name)
     from regraft.networks.build import describe
 
-    return describe(settings.name)
+    return describe(settings.name, settings.all)
 
 
 @takes(FetchSettings)

@@ -112,22 +112,24 @@ class Graph:
         one = whole and len(given) == 1 and len(made) == 1
         return _Call(key, name, first, last, given.pop() if one else None, made[0] if one else None)
 
-    def _of_readout(self, readout: Readout) -> _Call:
+    def _of_readout(self, readout: Readout) -> _Call | None:
         name = readout.node.removesuffix(INPUT)
         found = [call for call in self._calls.values() if call.module == name]
         if not found:
-            raise BackboneError(f"the network's {name} leaves no trace, so it can't be cut there")
+            return None
         return found[-1] if not readout.node.endswith(INPUT) else found[0]
 
     @cached_property
     def _read_at(self) -> dict[str, fx.Node]:
-        """The tensor that each readout pools."""
+        """The tensor that each readout pools; those are left out whose module leaves no trace."""
         found: dict[str, fx.Node] = {}
         for readout in self.readouts.values():
             if readout.node == NETWORK:
                 found[readout.name] = self.nodes[-1].all_input_nodes[0]
                 continue
             call = self._of_readout(readout)
+            if call is None:
+                continue
             if readout.node.endswith(INPUT):
                 first = self.nodes[call.first]
                 found[readout.name] = call.given or next(n for n in first.all_input_nodes if n in self._live)
@@ -356,7 +358,7 @@ class Graph:
 
     def used_by(self, readouts: Iterable[Readout]) -> tuple[str, ...]:
         """Names of the parameters that some readouts depend on, in the network's order."""
-        needed = self._needed([self._read_at[readout.name] for readout in readouts], -1)
+        needed = self._needed([self.read_at(readout) for readout in readouts], -1)
         places = {self._position[node] for node in needed}
         return tuple(name for name, _ in self.module.named_parameters() if self.first_use.get(name) in places)
 
@@ -376,6 +378,10 @@ class Graph:
         """Position of the last operation of each stage, by the stage's name, in order."""
         return {name: self._position[node] for name, node in self._read_at.items() if name.startswith("stage")}
 
+    def place(self, at: int) -> tuple[str, tuple[int, ...]]:
+        """The largest module that ends with an operation, else the one it is part of; what it makes of one image."""
+        return self._scope(self.nodes[at]), self._facts.shapes.get(at, ())[1:]
+
     def operation(self, at: int) -> tuple[str, tuple[int, ...], tuple[int, ...], int]:
         """Name, shape of the tensor in and out (one image) and groups of the operation at a position."""
         node = self.nodes[at]
@@ -394,7 +400,10 @@ class Graph:
         return node
 
     def read_at(self, readout: Readout) -> fx.Node:
-        """The tensor that a readout pools."""
+        """The tensor that a readout pools; raises BackboneError where its module leaves no trace."""
+        if readout.name not in self._read_at:
+            raise BackboneError(f"the network's {readout.node.removesuffix(INPUT)} leaves no trace, so nothing behind "
+                                f"{readout.name} can learn; read another of {', '.join(self._read_at)}")
         return self._read_at[readout.name]
 
 
