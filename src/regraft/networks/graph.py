@@ -351,10 +351,15 @@ class Graph:
                      if name not in traced and not any(True for _ in module.children()) and _acts_in_training(module))
 
     def cut_for(self, learning: Iterable[str]) -> Cut:
-        """The latest trainable cut before everything that the named parameters do; the front at the earliest."""
+        """The latest trainable cut before everything that the named parameters do; the front at the earliest.
+
+        A place with no parameter before it, as behind a padding of the picture, is the front too.
+        """
         uses = [self.first_use[name] for name in learning if name in self.first_use]
         limit = min(uses, default=len(self.nodes) - 1)
-        return next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
+        front = self.cuts[0]
+        cut = next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
+        return front if cut.parameters == front.parameters else cut
 
     def used_by(self, readouts: Iterable[Readout]) -> tuple[str, ...]:
         """Names of the parameters that some readouts depend on, in the network's order."""

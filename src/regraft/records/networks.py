@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from regraft.records.base import Record, shown
+from regraft.records.base import Record, columns, shown
 from regraft.records.preprocessing import Interpolation
 
 Source = Literal["bundled", "timm", "torchvision", "plain"]
@@ -257,23 +257,14 @@ class BackboneDetail(Record):
             f"{row.cut.parameters:,}", f"{row.cut.multiply_adds:,}", row.cut.reason and f"only found: {row.cut.reason}",
         )) for row in self.cuts]
         with_cut = {row.layer for row in self.cuts}
-        rows += [(layer.number, -1, (f"({layer.operation})", str(layer.number), layer.module, by(layer.shape), "", "", "",
-                                     "no cut")) for layer in self.layers if layer.number not in with_cut]
+        rows += [(layer.number, -1, (f"({layer.operation})", str(layer.number), layer.module, by(layer.shape),
+                                     "", "", "", "no cut")) for layer in self.layers if layer.number not in with_cut]
         yield from columns([_CUT_TITLES, *(cells for *_, cells in sorted(rows))])
 
 
 def by(shape: Sequence[int]) -> str:
     """A shape in words: ``16 x 112 x 112``."""
     return " x ".join(map(str, shape))
-
-
-def columns(rows: Sequence[Sequence[str]], indent: int = 4) -> Iterator[str]:
-    """Lines of a table whose columns are as wide as they need to be, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.rjust(width) if cell[:1].isdigit() and cell[-1:].isdigit() and " " not in cell
-                 else cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield " " * indent + "  ".join(cells).rstrip()
 
 
 @dataclass(frozen=True, repr=False)
