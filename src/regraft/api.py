@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
-    from regraft.records.described import Plans, Recipes, SettingRows
+    from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
+    from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.plan import Plan
     from regraft.records.results import Evaluation, ExportResult, Predictions, TrainResult
@@ -219,7 +220,7 @@ def export(settings: ExportSettings) -> ExportResult:
 
 @takes(BackbonesSettings)
 def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
-    """List pre-trained networks, or tell all about one.
+    """List pre-trained networks, or tell all about one: where it is read, and where it can be cut.
 
     Raises UnknownNameError with the nearest names.
     """
@@ -232,7 +233,7 @@ def backbones(settings: BackbonesSettings) -> Backbones | BackboneDetail:
     catalogue.resolve(settings.name)
     from regraft.networks.build import describe
 
-    return describe(settings.name)
+    return describe(settings.name, settings.all)
 
 
 @takes(FetchSettings)
@@ -291,6 +292,9 @@ def recipes(settings: RecipesSettings) -> Recipes:
 def plan(settings: PlanSettings) -> Plans:
     """Show what a plan would do, without running it; write it to a file.
 
+    What learns, where the network is cut and at which rates is counted in its network, which needs no weights; with
+    images, disk and time are forecast.
+
     Raises
     ------
     UnknownNameError
@@ -306,7 +310,6 @@ def plan(settings: PlanSettings) -> Plans:
     from regraft.records.described import Plans
     from regraft.records.plan import Plan
     from regraft.strategy.changing import override
-    from regraft.strategy.describing import describe
     from regraft.strategy.library import load_plans
     from regraft.strategy.writing import save_plan
 
@@ -319,13 +322,26 @@ def plan(settings: PlanSettings) -> Plans:
         data = str(settings.data)
         index = open_data(data, layout=settings.layout, follow_links=settings.follow_links)
         require_classes(index)
-    described = tuple(describe(one, index=index, data=data) for one in plans)
+    foresee = _foresee()
+    described = tuple(foresee(one, index, data) for one in plans)
     if settings.out is None:
         return Plans(described)
     if len(plans) > 1:
         raise UsageError(f"{settings.plan} stands for {len(plans)} recipes, and --out is one file; give one of "
                          + ", ".join(one.name for one in plans))
     return Plans(described, str(save_plan(plans[0], settings.out, force=settings.force)))
+
+
+def _foresee() -> Callable[[Plan, ImageIndex | None, str | None], DescribedPlan]:
+    """What tells of a plan: with figures of its network where the packages for it are installed."""
+    try:
+        from regraft.runs.planned import foresee
+    except ImportError:
+        from regraft.strategy.describing import describe
+
+        missing = str(MissingExtraError("figures of the network", "train"))
+        return lambda plan, index, data: describe(plan, (), index, data, notes=(missing,))
+    return foresee
 
 
 @takes(SettingsSettings)

@@ -278,6 +278,7 @@ class BackbonesSettings:
         positional=True)] = None
     _: dataclasses.KW_ONLY
     offline: Annotated[bool, Setting("List only what runs without a download.")] = False
+    all: Annotated[bool, Setting("Show every place where the network can be cut, with every layer.")] = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -110,7 +110,12 @@ class FeatureKey(Record):
     @property
     def words(self) -> int:
         """Words of 4 bytes that a row takes."""
-        return -(-self.dim * np.dtype(_KEPT[self.numbers]).itemsize // _WORD)
+        return row_bytes(self.dim, self.numbers) // _WORD
+
+
+def row_bytes(dim: int, numbers: Numbers) -> int:
+    """Bytes that a row of so many numbers takes: whole words."""
+    return -(-dim * np.dtype(_KEPT[numbers]).itemsize // _WORD) * _WORD
 
 
 @dataclass(frozen=True, slots=True)

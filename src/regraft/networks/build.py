@@ -12,10 +12,12 @@ from torch import nn
 from regraft.errors import BackboneError
 from regraft.networks.catalogue import BUNDLED, Resolved, download_address, in_hub_cache, resolve, timm_config
 from regraft.networks.connection import unreachable
+from regraft.networks.graph import Graph
+from regraft.networks.layers import cut_rows, layer_rows, stage_rows
 from regraft.networks.plain import build_plain
-from regraft.networks.readouts import find_readouts
+from regraft.networks.readouts import INPUT, LAST, LOGITS, find_readouts
 from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
-from regraft.records.networks import BackboneDetail, InputSpec, Readout
+from regraft.records.networks import BackboneDetail, HeadLayer, InputSpec, Readout, StageRow
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
@@ -79,24 +81,50 @@ def restore(name: str, state: State, size: int | None = None) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def describe(name: str) -> BackboneDetail:
-    """All about one backbone; its weights are not needed."""
+def untrained(name: str, size: int | None = None) -> Network:
+    """The architecture with random weights, for what depends on its shapes alone; ``digest`` is empty.
+
+    Raises UnknownNameError, BackboneError where the network refuses the size.
+    """
     found = resolve(name)
-    module = _architecture(found, pretrained=False)
-    network = _network(found, module, None)
-    entry = found.entry
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = _architecture(found, pretrained=False, size=size)
+    return _read(found, module, size, "")
+
+
+def describe(name: str, every: bool = False) -> BackboneDetail:
+    """All about one backbone, with the last cut of each stage or ``every`` one; its weights are not needed."""
+    network = untrained(name)
+    entry = resolve(name).entry
     if entry.parameters is None:
-        entry = replace(entry, parameters=sum(p.numel() for p in module.parameters()))
+        entry = replace(entry, parameters=sum(p.numel() for p in network.module.parameters()))
     if entry.multiply_adds is None:
-        entry = replace(entry, multiply_adds=_multiply_adds(module, network.input.size))
-    return BackboneDetail(entry, network.input, network.readouts)
+        entry = replace(entry, multiply_adds=_multiply_adds(network.module, network.input.size))
+    head = next(r for r in network.readouts if r.name == LAST)
+    scores = next(r for r in network.readouts if r.name == LOGITS)
+    untraced = BackboneDetail(entry, network.input, network.readouts,
+                              HeadLayer(head.node.removesuffix(INPUT), head.dim, scores.dim))
+    try:
+        graph = Graph(network.module, network.input.size, network.readouts)
+    except BackboneError as error:
+        stages = tuple(StageRow(r.name, r.node) for r in network.readouts if r.name.startswith("stage"))
+        return replace(untraced, stages=stages, reason=str(error))
+    rows = cut_rows(graph)
+    return replace(
+        untraced, stages=stage_rows(graph), cuts=tuple(row for row in rows if every or row.stage),
+        found_cuts=len(rows), trainable_cuts=sum(row.cut.trainable for row in rows),
+        layers=layer_rows(graph) if every else ())
 
 
 def _network(found: Resolved, module: nn.Module, size: int | None) -> Network:
+    return _read(found, module, size, weights_digest(_kind(found), module.state_dict()))
+
+
+def _read(found: Resolved, module: nn.Module, size: int | None, digest: str) -> Network:
     module.eval().requires_grad_(False)
     spec = _input(found, module)
     readouts = find_readouts(module, size or spec.size)
-    digest = weights_digest(_kind(found), module.state_dict())
     return Network(found.entry.name, module, readouts, spec, found.entry.licence, digest)
 
 

@@ -112,22 +112,24 @@ class Graph:
         one = whole and len(given) == 1 and len(made) == 1
         return _Call(key, name, first, last, given.pop() if one else None, made[0] if one else None)
 
-    def _of_readout(self, readout: Readout) -> _Call:
+    def _of_readout(self, readout: Readout) -> _Call | None:
         name = readout.node.removesuffix(INPUT)
         found = [call for call in self._calls.values() if call.module == name]
         if not found:
-            raise BackboneError(f"the network's {name} leaves no trace, so it can't be cut there")
+            return None
         return found[-1] if not readout.node.endswith(INPUT) else found[0]
 
     @cached_property
     def _read_at(self) -> dict[str, fx.Node]:
-        """The tensor that each readout pools."""
+        """The tensor that each readout pools; those are left out whose module leaves no trace."""
         found: dict[str, fx.Node] = {}
         for readout in self.readouts.values():
             if readout.node == NETWORK:
                 found[readout.name] = self.nodes[-1].all_input_nodes[0]
                 continue
             call = self._of_readout(readout)
+            if call is None:
+                continue
             if readout.node.endswith(INPUT):
                 first = self.nodes[call.first]
                 found[readout.name] = call.given or next(n for n in first.all_input_nodes if n in self._live)
@@ -349,16 +351,19 @@ class Graph:
                      if name not in traced and not any(True for _ in module.children()) and _acts_in_training(module))
 
     def cut_for(self, learning: Iterable[str]) -> Cut:
-        """The latest trainable cut before everything that the named parameters do; the front at the earliest."""
+        """The latest trainable cut before everything that the named parameters do; the front at the earliest.
+
+        A place with no parameter before it, as behind a padding of the picture, is the front too.
+        """
         uses = [self.first_use[name] for name in learning if name in self.first_use]
         limit = min(uses, default=len(self.nodes) - 1)
-        if limit <= min(self.first_use.values(), default=0):
-            limit = 0  # nothing but padding and the like comes before
-        return next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
+        front = self.cuts[0]
+        cut = next(cut for cut in reversed(self.cuts) if cut.trainable and cut.position < limit)
+        return front if cut.parameters == front.parameters else cut
 
     def used_by(self, readouts: Iterable[Readout]) -> tuple[str, ...]:
         """Names of the parameters that some readouts depend on, in the network's order."""
-        needed = self._needed([self._read_at[readout.name] for readout in readouts], -1)
+        needed = self._needed([self.read_at(readout) for readout in readouts], -1)
         places = {self._position[node] for node in needed}
         return tuple(name for name, _ in self.module.named_parameters() if self.first_use.get(name) in places)
 
@@ -378,6 +383,10 @@ class Graph:
         """Position of the last operation of each stage, by the stage's name, in order."""
         return {name: self._position[node] for name, node in self._read_at.items() if name.startswith("stage")}
 
+    def place(self, at: int) -> tuple[str, tuple[int, ...]]:
+        """The largest module that ends with an operation, else the one it is part of; what it makes of one image."""
+        return self._scope(self.nodes[at]), self._facts.shapes.get(at, ())[1:]
+
     def operation(self, at: int) -> tuple[str, tuple[int, ...], tuple[int, ...], int]:
         """Name, shape of the tensor in and out (one image) and groups of the operation at a position."""
         node = self.nodes[at]
@@ -396,7 +405,10 @@ class Graph:
         return node
 
     def read_at(self, readout: Readout) -> fx.Node:
-        """The tensor that a readout pools."""
+        """The tensor that a readout pools; raises BackboneError where its module leaves no trace."""
+        if readout.name not in self._read_at:
+            raise BackboneError(f"the network's {readout.node.removesuffix(INPUT)} leaves no trace, so nothing behind "
+                                f"{readout.name} can learn; read another of {', '.join(self._read_at)}")
         return self._read_at[readout.name]
 
 

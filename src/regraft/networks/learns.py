@@ -13,7 +13,7 @@ from regraft.errors import SettingsError, UnknownNameError
 from regraft.networks.graph import Graph
 from regraft.networks.layers import keras_layers
 
-_SLICE = re.compile(r"(?P<what>stages|layers)\[(?P<from>-?\d+)?:(?P<to>-?\d+)?\]")
+_SLICE = re.compile(r"(?P<what>stages|layers)\[(?:(?P<one>-?\d+)|(?P<from>-?\d+)?:(?P<to>-?\d+)?)\]")
 _SHARE = re.compile(r"share\((?P<share>0?\.\d+|1(\.0*)?|1e-\d+)\)")
 _STAGE = re.compile(r"stage(?P<number>\d+)")
 
@@ -36,23 +36,24 @@ def learning(learns: Sequence[str], frozen: Sequence[str], module: nn.Module, us
     ``used`` are the parameters that the head's input depends on; others never learn. ``graph`` is asked for only
     where a word needs the order of the operations. Raises SettingsError or UnknownNameError.
     """
-    chosen, head = _named(learns, module, graph)
-    without, no_head = _named(frozen, module, graph)
+    chosen, head = _named(learns, module, used, graph)
+    without, no_head = _named(frozen, module, used, graph)
     names = tuple(name for name in used if name in chosen and name not in without)
     return Learning(names, head and not no_head)
 
 
-def _named(words: Sequence[str], module: nn.Module, graph: Callable[[], Graph]) -> tuple[set[str], bool]:
+def _named(words: Sequence[str], module: nn.Module, used: Sequence[str], graph: Callable[[], Graph],
+           ) -> tuple[set[str], bool]:
     names: set[str] = set()
     head = False
     for word in words:
         head = head or word in ("head", "all")
         if word != "head":
-            names |= _of_word(word, module, graph)
+            names |= _of_word(word, module, used, graph)
     return names, head
 
 
-def _of_word(word: str, module: nn.Module, graph: Callable[[], Graph]) -> set[str]:
+def _of_word(word: str, module: nn.Module, used: Sequence[str], graph: Callable[[], Graph]) -> set[str]:
     every = [name for name, _ in module.named_parameters()]
     if word == "all":
         return set(every)
@@ -62,10 +63,12 @@ def _of_word(word: str, module: nn.Module, graph: Callable[[], Graph]) -> set[st
     if word == "biases":
         return {name for name in every if name.rpartition(".")[2] == "bias"}
     if found := _SLICE.fullmatch(word):
-        span = slice(*(int(n) if n is not None else None for n in (found["from"], found["to"])))
+        ends = (int(n) if n is not None else None for n in (found["from"], found["to"]))
+        one = None if found["one"] is None else int(found["one"])
+        span = slice(*ends) if one is None else slice(one, one + 1 or None)
         return _of_stages(graph(), span) if found["what"] == "stages" else _of_layers(graph(), span)
     if found := _SHARE.fullmatch(word):
-        return _of_share(float(found["share"]), module, graph())
+        return _of_share(float(found["share"]), module, used, graph())
     if found := _STAGE.fullmatch(word):
         stages = list(graph().stage_ends)
         if word not in stages:
@@ -115,14 +118,18 @@ def _of_layers(graph: Graph, span: slice) -> set[str]:
     return {name for name, at in graph.first_use.items() if at in places}
 
 
-def _of_share(share: float, module: nn.Module, graph: Graph) -> set[str]:
-    """Whole layers from the output backwards until so large a share of all parameters is reached."""
-    sizes = {name: p.numel() for name, p in module.named_parameters()}
+def _of_share(share: float, module: nn.Module, used: Sequence[str], graph: Graph) -> set[str]:
+    """Whole layers from the output backwards until so large a share of the used parameters is reached.
+
+    The network's own classifier is not among them where another head takes its place.
+    """
+    sizes = {name: module.get_parameter(name).numel() for name in used}
+    wanted = share * sum(sizes.values())
     names: set[str] = set()
-    for at in sorted(set(graph.first_use.values()), reverse=True):
-        if sum(sizes[name] for name in names) >= share * sum(sizes.values()):
+    for at in sorted({graph.first_use[name] for name in used}, reverse=True):
+        if sum(sizes[name] for name in names) >= wanted:
             break
-        names |= {name for name, place in graph.first_use.items() if place == at}
+        names |= {name for name in used if graph.first_use[name] == at}
     return names
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import html
 import json
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -87,3 +88,20 @@ def plain(value: Any) -> Any:
 def shown(name: str) -> str:
     """A class or file name fit for one line of a terminal: control characters and the like escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def columns(rows: Sequence[Sequence[str]], indent: int = 4) -> Iterator[str]:
+    """Lines of a table whose columns are as wide as they need to be; columns of numbers stand to the right."""
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [any(map(_number, column)) and all(not cell or _number(cell) for cell in column[1:])
+             for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.rjust(width) if number else cell.ljust(width)
+                 for cell, width, number in zip(row, widths, right, strict=True))
+        yield " " * indent + "  ".join(cells).rstrip()
+
+
+def _number(cell: str) -> bool:
+    return re.fullmatch(r"-?[\d,.]+(e[-+]?\d+)?", cell) is not None

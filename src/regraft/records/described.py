@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from regraft.errors import UsageError
-from regraft.records.base import Record, shown
+from regraft.progress import duration
+from regraft.records.base import Record, columns, shown
 from regraft.records.plan import Phase, Plan
 
 _WIDTH = 110
@@ -78,14 +79,26 @@ class PhaseFacts(Record):
         Parameters that learn, and all of network and head.
     cut:
         The place behind which training runs.
-    rates:
-        Learning rate of each group of modules, from the head downwards.
+    rates, sizes:
+        Learning rate of each group of modules, from the head downwards, and how many parameters it has.
+    head:
+        Parameters of the head.
+    instead:
+        What differs from the plan, as its words belong to another network; else empty.
+    bytes, seconds:
+        Forecast for the images: what kept activations take on the disk, and how long the phase takes, decoding
+        apart; None where no images are named.
     """
 
     trainable: int
     parameters: int
     cut: str
     rates: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    head: int = 0
+    instead: str = ""
+    bytes: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +114,10 @@ class DescribedPlan(Record):
     data, classes, images:
         The images it is for, how many classes they have and how many images each split, or ``undivided``; None
         where none are named.
+    pass_seconds:
+        Forecast of the pass of all images through the frozen network, decoding apart; None where none are named.
+    notes:
+        What the figures of the network take for granted, or why there are none.
 
     Raises UsageError where the plan needs two classes and the images have others.
     """
@@ -110,6 +127,8 @@ class DescribedPlan(Record):
     data: str | None = None
     classes: int | None = None
     images: dict[str, int] | None = None
+    pass_seconds: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.network and len(self.network) != len(self.plan.phases):
@@ -127,12 +146,17 @@ class DescribedPlan(Record):
             counts = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
             lines.append(f"  data           {shown(str(self.data))}: {counts} images of {self.classes} classes")
         lines += [f"  {title:<14} {text}" for title, text in _parts(plan)]
+        if self.pass_seconds is not None:
+            lines.append(f"  forecast       about {duration(self.pass_seconds)} for the images' pass through the frozen "
+                         "network, measured on random pixels; decoding comes on top")
+        lines += [f"  {'note':<14} {note}" for note in self.notes]
         if not plan.phases:
             return "\n".join([*lines, "  phases         none: the backbone stays frozen, the head is solved on its "
                                       "features"])
-        lines += ["", *_table([_TITLES, *map(_row, plan.phases)])]
+        lines += ["", *columns([_TITLES, *map(_row, plan.phases)], indent=2)]
         for number, phase in enumerate(plan.phases):
-            told = [*_details(phase), *(_facts(self.network[number]) if self.network else ())]
+            facts = self.network[number] if self.network else None
+            told = [*_details(phase, facts), *(_facts(facts) if facts is not None else ())]
             lines += ["", f"  {phase.name}", *(f"    {line}" for line in told)] if told else []
         return "\n".join(lines)
 
@@ -179,13 +203,7 @@ def _row(phase: Phase) -> tuple[str, ...]:
             f"{phase.rate:g}", phase.schedule, phase.batch_norm)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _details(phase: Phase) -> Iterator[str]:
+def _details(phase: Phase, facts: PhaseFacts | None) -> Iterator[str]:
     """What is told of a phase where it is not as by default."""
     if phase.law != "constant":
         end = {"linear": f"down to {phase.last_rate:g}", "geometric": f"divided by {phase.factor:g} at each group",
@@ -201,10 +219,18 @@ def _details(phase: Phase) -> Iterator[str]:
         yield f"loss: {phase.loss}"
     if phase.augment:
         yield f"augmented: {', '.join(phase.augment)}"
-    if phase.elsewhere:
+    if phase.elsewhere and not (facts is not None and facts.instead):
         yield f"in another network: {', '.join(phase.elsewhere)} learns"
 
 
 def _facts(facts: PhaseFacts) -> Iterator[str]:
-    yield f"{facts.trainable:,} of {facts.parameters:,} parameters learn; cut at {facts.cut}"
-    yield from (f"{rate:>10.3g}  {group}" for group, rate in facts.rates.items())
+    if facts.instead:
+        yield facts.instead
+    yield (f"{facts.trainable:,} of {facts.parameters:,} parameters learn, {facts.parameters - facts.trainable:,} stay "
+           f"frozen; cut at {facts.cut}")
+    rows = [(f"{rate:.3g}", f"{facts.sizes[group]:,}" if group in facts.sizes else "", group)
+            for group, rate in facts.rates.items()]
+    yield from columns([("rate", "parameters", "of"), *rows] if rows else (), indent=2)
+    if facts.seconds is not None:
+        kept = f", {facts.bytes / 2**20:,.1f} MiB of activations kept" if facts.bytes else ""
+        yield f"forecast: about {duration(facts.seconds)}{kept}; measured on random pixels, decoding comes on top"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from regraft.records.base import Record, shown
+from regraft.records.base import Record, columns, shown
 from regraft.records.preprocessing import Interpolation
 
 Source = Literal["bundled", "timm", "torchvision", "plain"]
@@ -130,13 +131,100 @@ class Backbones(Record):
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class HeadLayer(Record):
+    """The layer that makes a network's own class scores: its module, and how many numbers go in and come out."""
+
+    module: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class StageRow(Record):
+    """One stage of a network: its readout's name, and the module that ends it.
+
+    ``shape`` of its last tensor for one image and the ``parameters`` first used in it are None where the network
+    can't be traced.
+    """
+
+    name: str
+    module: str
+    shape: tuple[int, ...] | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class CutRow(Record):
+    """One cut as it is told.
+
+    Attributes
+    ----------
+    cut:
+        The place.
+    stage:
+        The stage whose last cut it is, ``front`` in front of the first layer, else empty.
+    layer:
+        Number of the layer it lies in or behind, as ``layers[k:]`` counts.
+    bytes:
+        What the tensor takes in half precision, for one image.
+    """
+
+    cut: Cut
+    stage: str
+    layer: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LayerRow(Record):
+    """One layer, numbered as ``layers[k:]`` counts: its operation, its module, what it makes of one image.
+
+    ``parameters`` are those first used in it.
+    """
+
+    number: int
+    operation: str
+    module: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+_CUT_TITLES = ("at", "layer", "module", "shape", "bytes", "parameters", "mult-adds", "behind it")
+
+
 @dataclass(frozen=True, repr=False)
 class BackboneDetail(Record):
-    """All about one backbone: its catalogue entry, how it sees, where its features are read."""
+    """All about one backbone.
+
+    Attributes
+    ----------
+    backbone, input:
+        Its catalogue entry, and how it sees.
+    readouts:
+        Where its features are read.
+    head, stages:
+        The layer that makes its own class scores; its stages in order.
+    cuts:
+        The last cut of each stage and the front, or every cut.
+    found_cuts, trainable_cuts:
+        How many cuts there are, and behind how many of them training can run.
+    layers:
+        Every layer, where every cut was asked for.
+    reason:
+        Why there are no cuts, where the network can't be traced.
+    """
 
     backbone: Backbone
     input: InputSpec
     readouts: tuple[Readout, ...]
+    head: HeadLayer
+    stages: tuple[StageRow, ...] = ()
+    cuts: tuple[CutRow, ...] = ()
+    found_cuts: int = 0
+    trainable_cuts: int = 0
+    layers: tuple[LayerRow, ...] = ()
+    reason: str = ""
 
     def __repr__(self) -> str:
         b, i = self.backbone, self.input
@@ -148,10 +236,35 @@ class BackboneDetail(Record):
             f"std {i.std}",
             f"  licence        {b.licence or 'not stated by its source'}",
             f"  ImageNet top-1 {b.imagenet_top1:.1%} (published)" if b.imagenet_top1 is not None else "",
+            f"  head           {self.head.module}, {self.head.inputs:,} in, {self.head.outputs:,} out",
             "  features are read at:",
             *(f"    {r.name:<10} {r.dim:>6,} numbers  {r.node or 'output'}" for r in self.readouts),
+            "  stages:" if self.stages else "",
+            *columns([(s.name, s.module, "" if s.shape is None else by(s.shape),
+                       "" if s.parameters is None else f"{s.parameters:,} parameters") for s in self.stages]),
+            *self._cut_lines(),
         ]
         return "\n".join(line for line in facts if line)
+
+    def _cut_lines(self) -> Iterator[str]:
+        if self.reason:
+            yield f"  no cuts: {self.reason}"
+            return
+        yield (f"  {self.found_cuts} cuts, {self.trainable_cuts} of them trainable"
+               + ("; with the layers:" if self.layers else "; the last of each stage (--all shows every one):"))
+        rows = [(row.layer, row.cut.position, (
+            row.stage or row.cut.name, str(row.layer), row.cut.module, by(row.cut.shape), f"{row.bytes:,}",
+            f"{row.cut.parameters:,}", f"{row.cut.multiply_adds:,}", row.cut.reason and f"only found: {row.cut.reason}",
+        )) for row in self.cuts]
+        with_cut = {row.layer for row in self.cuts}
+        rows += [(layer.number, -1, (f"({layer.operation})", str(layer.number), layer.module, by(layer.shape),
+                                     "", "", "", "no cut")) for layer in self.layers if layer.number not in with_cut]
+        yield from columns([_CUT_TITLES, *(cells for *_, cells in sorted(rows))])
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape in words: ``16 x 112 x 112``."""
+    return " x ".join(map(str, shape))
 
 
 @dataclass(frozen=True, repr=False)

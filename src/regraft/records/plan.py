@@ -5,6 +5,7 @@ What learns is named; the cut that follows from it never stands in a plan, it is
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -21,6 +22,9 @@ Normalisation = Literal["backbone", "imagenet", "half", "none"]
 Activation = Literal["linear", "relu", "sigmoid", "tanh"]
 StoreAs = Literal["half", "float32"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+#: What a phase says learns in words that mean something in every network.
+_ANYWHERE = re.compile(r"head|all|norms|biases|stage\d+|stages\[.*\]|share\(.*\)")
 
 
 def _problems(record: object) -> list[str]:
@@ -41,6 +45,9 @@ class DataPlan(Record):
         "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
     limit: Annotated[int | None, Setting(
         "Take at most this many images of each class (and split, where the data has some), seeded.", ge=1)] = None
+    classes: Annotated[int | None, Setting(
+        "How many classes `regraft plan` counts the head for where no images are named; images have their own.",
+        ge=2)] = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -69,9 +76,17 @@ class BackbonePlan(Record):
     weights: Annotated[str | None, Setting("A local .safetensors or .pth file with its weights.")] = None
     start: Annotated[Literal["pretrained", "random"], Setting(
         "Pre-trained weights, or the architecture alone with random ones.")] = "pretrained"
+    words_of: Annotated[str | None, Setting(
+        "The network whose modules and numbers of layers the phases name; by default the one of name. It is kept where "
+        "another name is set.")] = None
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def own_words(self) -> bool:
+        """Whether the phases' words were written for this network."""
+        return self.words_of in (None, self.name)
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,8 @@ class Phase(Record):
         "share(0.3) of the parameters counted from the output, or module names with * for anything.")]
     frozen: Annotated[tuple[str, ...], Setting("What of it stays frozen, in the same words.")] = ()
     elsewhere: Annotated[tuple[str, ...], Setting(
-        "What learns instead, nothing of it frozen, in a network without the modules that learns or frozen name; "
-        "the rates of over then fall over the stages.")] = ()
+        "What learns instead, nothing of it frozen, in a network without the modules that learns or frozen name, and "
+        "in another one than their layers were counted in; rates then fall over the stages.")] = ()
     epochs: Annotated[float, Setting("Passes over the training images.", gt=0, le=10_000)] = 5.0
     batch: Annotated[int, Setting("Images a step.", ge=1, le=65_536)] = 32
     optimiser: Annotated[Optimiser, Setting("How gradients become steps.")] = "adamw"
@@ -176,6 +191,16 @@ class Phase(Record):
             problems.append("nesterov: it needs optimiser = \"sgd\" and a momentum")
         if problems:
             raise SettingsError([f"{self.name or 'phase'}: {p}" for p in problems])
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether it numbers layers, which mean something in the network alone that they were counted in."""
+        return any(word.startswith("layers[") for word in (*self.learns, *self.frozen))
+
+    @property
+    def of_one_network(self) -> bool:
+        """Whether it numbers layers or names modules."""
+        return bool(self.over) or any(not _ANYWHERE.fullmatch(word) for word in (*self.learns, *self.frozen))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import OutputError, SettingsError, TrainingError, UnknownNameError
+from regraft.errors import OutputError, SettingsError, TrainingError
 from regraft.extraction.extract import extract, extract_view, feature_key
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
 from regraft.networks.build import Network, load_backbone
 from regraft.networks.graph import Graph, Prefix, Suffix
-from regraft.networks.learns import Learning, groups_over, learning
+from regraft.networks.learns import Learning
 from regraft.networks.readouts import Tapped, read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
@@ -57,13 +57,14 @@ from regraft.runs.train import (
     tell_images,
     trim,
 )
-from regraft.settings import Device, TrainSettings, size_in_bytes
+from regraft.settings import TrainSettings, size_in_bytes
+from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
-from regraft.training.batches import AT_CUT, Batches, Fresh, Kept
-from regraft.training.head import TrainableHead
+from regraft.training.batches import Batches, Fresh, Kept
+from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
-from regraft.training.rates import ladder, rungs
+from regraft.training.phases import fast_bf16, kept_bytes, kept_formats, kept_readouts, may_keep, understand
 from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -73,12 +74,6 @@ _WIDEST = 8192
 
 #: Share of the free disk that kept activations may take.
 _DISK_SHARE = 0.8
-
-#: Number formats of kept activations, in the order in which they are tried.
-_HALF: tuple[Numbers, ...] = ("float16", "bfloat16", "float32")
-
-#: Where a head reads that nobody has chosen readouts for.
-_DEFAULT_READS = ("last",)
 
 _NORMALISATION = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
                   "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
@@ -93,8 +88,8 @@ class Job:
     index: ImageIndex
 
 
-def prepare(settings: TrainSettings, plan: Plan) -> Job:
-    """Settings given by the caller win over the plan's; the images are divided as both say."""
+def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
+    """Settings and plan as both hold: what the caller gave wins over the plan's."""
     defaults = TrainSettings(settings.data)
 
     def chosen(name: str, of_plan: Any) -> Any:
@@ -109,12 +104,17 @@ def prepare(settings: TrainSettings, plan: Plan) -> Job:
         validation_share=chosen("validation_share", data.validation_share), size=chosen("size", seen.size),
         fit=chosen("fit", seen.fit), backbone=chosen("backbone", backbone.name),
         weights=chosen("weights", backbone.weights))
-    plan = replace(
+    plan = on_backbone(plan, settings.backbone)
+    return settings, replace(
         plan, data=replace(data, limit=settings.limit, validation_share=settings.validation_share,
                            test_share=0.0 if no_test else settings.test_share),
         preprocessing=replace(seen, size=settings.size, fit=settings.fit),
-        backbone=replace(backbone, name=settings.backbone,
-                         weights=None if settings.weights is None else str(settings.weights)))
+        backbone=replace(plan.backbone, weights=None if settings.weights is None else str(settings.weights)))
+
+
+def prepare(settings: TrainSettings, plan: Plan) -> Job:
+    """Settings given by the caller win over the plan's; the images are divided as both say."""
+    settings, plan = settle(settings, plan)
     return Job(plan, settings, divide(open_images(settings), settings, by_split=True))
 
 
@@ -251,7 +251,7 @@ class _Training:
         if plan.start == "solved" and (solved is None or elsewhere):
             raise SettingsError(["head.start: 'solved' needs pre-trained weights and pooled readouts; here it must be "
                                  "'random'"])
-        names = plan.reads or (_DEFAULT_READS if solved is None else solved.settings.readouts)
+        names = plan.reads or (DEFAULT_READS if solved is None else solved.settings.readouts)
         ordered = tuple(sorted(names, key=list(self.readouts).index))
         head = TrainableHead(plan, ordered, sum(self.readouts[name].dim for name in ordered), classes,
                              self.job.settings.seed)
@@ -263,21 +263,17 @@ class _Training:
 
     def stage(self, phase: Phase) -> Stage:
         """See :class:`regraft.training.loop.Stage`."""
-        module, graph = self.network.module, self.graph
-        learns, phase = self._learning(phase)
+        module = self.network.module
+        found = understand(phase, self.graph, self.reads, sum(p.numel() for p in self.head.parameters()),
+                           self.job.plan.backbone.own_words)
+        phase, learns, cut = found.phase, found.learns, found.cut
+        if found.instead:
+            self.progress.say(f"{phase.name}: {found.instead}")
         norms = self._live_norms(phase, learns)
-        cut = graph.cut_for(learns.parameters) if learns.parameters else None
-        before = {r.name for r in self.reads} if cut is None else {r.name for r in graph.readouts_before(cut)}
-        frozen = [r for r in self.reads if r.name in before]
-        suffix = None if cut is None else Suffix(graph, cut, [r for r in self.reads if r.name not in before])
-        source = _Source(self, phase, cut, frozen)
-        groups = ladder(phase, learns, module, lambda: graph)
-        sizes = {name: p.numel() for name, p in module.named_parameters()}
-        in_head = sum(p.numel() for p in self.head.parameters())
-        forecast = PhaseForecast(
-            phase.name, sum(sizes[n] for n in learns.parameters) + (in_head if learns.head else 0),
-            sum(sizes[n] for n in graph.used_by(self.reads)) + in_head, in_head, cut,
-            rungs(groups, module, in_head if learns.head else 0), source.views, source.kept, source.bytes)
+        suffix = None if cut is None else Suffix(self.graph, cut, found.behind)
+        source = _Source(self, phase, cut, found.before)
+        forecast = PhaseForecast(phase.name, found.learning, found.total, found.head, cut, found.ladder, source.views,
+                                 source.kept, source.bytes)
         if source.kept:
             self.progress.say(f"{phase.name}: keeping {source.views or 1} views of {len(self.learn):,} images takes "
                               f"{source.bytes / 2**20:,.1f} MiB")
@@ -287,26 +283,8 @@ class _Training:
                         if module.get_submodule(name.rpartition(".")[0]) in norms)
         train, validation = source.batches()
         self.trained = self.trained or bool(learns.parameters)
-        return Stage(phase, forecast, groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
-                     validation, suffix is not None and _fast_bf16(phase, self.job.settings.device))
-
-    def _learning(self, phase: Phase) -> tuple[Learning, Phase]:
-        """What learns, and the phase as it applies to this network."""
-        used = self.graph.used_by(self.reads)
-        try:
-            groups_over(phase.over, self.network.module)
-            found = learning(phase.learns, phase.frozen, self.network.module, used, lambda: self.graph)
-        except UnknownNameError:
-            if not phase.elsewhere:
-                raise
-            found = learning(phase.elsewhere, (), self.network.module, used, lambda: self.graph)
-            phase = replace(phase, over=(), law="geometric" if phase.law == "groups" else phase.law)
-            self.progress.say(f"{phase.name}: {self.network.name} has no modules of those names; "
-                              f"{', '.join(phase.elsewhere)} learns instead")
-        if not found.parameters and not found.head:
-            raise TrainingError(f"{phase.name}: nothing learns of what the head's answer depends on; name other "
-                                "modules, or head")
-        return found, phase
+        return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
+                     validation, suffix is not None and fast_bf16(phase, choose_device(self.job.settings.device)))
 
     def _live_norms(self, phase: Phase, learns: Learning) -> tuple[nn.Module, ...]:
         """Batch norms that work on each batch's own statistics."""
@@ -405,15 +383,11 @@ class _Source:
         self._views = Views(varied, training.rules, training.job.settings.seed)
         self._augmented = bool(phase.augment or self._custom)
         self.views = phase.views if self._augmented else 0
-        at_front = cut is not None and cut.position < 0
-        can = not at_front and (self.views > 0 or not self._augmented) and self._views.cacheable
-        if phase.cached == "always" and not can:
-            why = ("everything learns from the first layer on" if at_front else
-                   "fresh augmentation each epoch is asked for (views = 0)" if self._views.cacheable else
-                   "your augmentation has no version")
-            raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why}")
-        self._keeps_held = not at_front
-        self.kept = can and phase.cached != "never" and self._has_room()
+        why_not = may_keep(phase, cut, self._augmented, self._views.cacheable)
+        if phase.cached == "always" and why_not:
+            raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why_not}")
+        self._keeps_held = cut is None or cut.position >= 0
+        self.kept = not why_not and phase.cached != "never" and self._has_room()
         self.bytes = self._bytes(self.views) if self.kept else 0
         if not self.kept:
             self.views = phase.views if self._augmented else 0
@@ -432,7 +406,7 @@ class _Source:
         if self._from_view0:
             return 0
         rows = len(self._all.learn) * max(views, 1) + len(self._all.held)
-        return rows * self._key(0, self._formats()[0]).words * 4
+        return kept_bytes(rows, self._readouts, kept_formats(self._phase)[0])
 
     def _has_room(self) -> bool:
         """Whether disk and store have room; takes fewer views where that helps, and says so."""
@@ -452,16 +426,14 @@ class _Source:
         self._all.progress.say(f"{what}; {f'{self.views} views are kept' if fits else 'nothing is kept'} instead")
         return fits
 
-    def _formats(self) -> tuple[Numbers, ...]:
-        return ("float32",) if self._phase.store_as == "float32" else _HALF
+    @property
+    def _readouts(self) -> tuple[Readout, ...]:
+        return kept_readouts(self._cut, self._frozen)
 
     def _key(self, view: int, numbers: Numbers) -> FeatureKey:
-        readouts = self._frozen
-        if self._cut is not None:
-            readouts = (*readouts, Readout(AT_CUT, f"@{self._cut.name}", "none", self._cut.numbers))
         rules = self._all.rules
-        return FeatureKey(self._views.key(view), self._digest, readouts, f"pytorch-{self._device}-fp32", rules.mean,
-                          rules.std, numbers)
+        return FeatureKey(self._views.key(view), self._digest, self._readouts, f"pytorch-{self._device}-fp32",
+                          rules.mean, rules.std, numbers)
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -501,7 +473,7 @@ class _Source:
 
     def _keep(self, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
         """Compute views of images once, in the smallest number format that holds them."""
-        for numbers in self._formats():
+        for numbers in kept_formats(self._phase):
             try:
                 return self._kept_as(numbers, rows_of)
             except OverflowError:
@@ -563,12 +535,3 @@ def _reordered(head: LinearHead, names: Sequence[str], readouts: dict[str, Reado
             for name, end in zip(head.settings.readouts, ends, strict=True)}
     W_DK = head.W_DK[np.concatenate([rows[name] for name in names])]
     return LinearHead(replace(head.settings, readouts=tuple(names)), W_DK, head.b_K)
-
-
-def _fast_bf16(phase: Phase, device: Device) -> bool:
-    """Whether a phase computes in bf16: asked for, or the processor is fast at it."""
-    if phase.precision != "auto":
-        return phase.precision == "bf16"
-    if choose_device(device) == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return choose_device(device) == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, get_args, get_origin
 
 from regraft.errors import SettingsError
@@ -21,11 +22,13 @@ def override(plan: Plan, changes: Sequence[str]) -> Plan:
     """The plan with settings changed, each given as ``PATH=VALUE``; a text alone is one change.
 
     A path is ``name``, ``TABLE.SETTING``, ``phases.NUMBER.SETTING`` (from 0) or ``phases.*.SETTING`` for all phases.
-    A value is TOML, or text without quotes; ``none`` takes back a setting that has no default. Raises SettingsError
-    with a line for every mistake.
+    A value is TOML, or text without quotes; ``none`` takes back a setting that has no default. Where another backbone
+    is named, ``backbone.words_of`` keeps the one that the phases' words were written for; where a phase's words are
+    given anew, its ``elsewhere`` goes unless it is given too. Raises SettingsError with a line for every mistake.
     """
     tree = values(plan)
     problems: list[str] = []
+    changed_in: list[tuple[int, str]] = []
     for change in (changes,) if isinstance(changes, str) else changes:
         path, equals, text = change.partition("=")
         path = path.strip()
@@ -44,13 +47,29 @@ def override(plan: Plan, changes: Sequence[str]) -> Plan:
                 table.pop(item.name, None)
             else:
                 table[item.name] = value
+            changed_in.append((id(table), item.name))
+    for phase in tree.get(PHASES, ()):
+        said = {name for table, name in changed_in if table == id(phase)}
+        if said & {"learns", "frozen"} and "elsewhere" not in said:
+            phase.pop("elsewhere", None)  # it stood in for words that are gone
     try:
         changed = build_plan(tree)
     except SettingsError as error:
         raise SettingsError([*problems, *error.problems]) from None
     if problems:
         raise SettingsError(problems)
+    if changed.backbone.words_of == plan.backbone.words_of:
+        changed = on_backbone(replace(changed, backbone=replace(changed.backbone, name=plan.backbone.name)),
+                              changed.backbone.name)
     return changed
+
+
+def on_backbone(plan: Plan, name: str) -> Plan:
+    """The plan with another backbone; it remembers which one the words of its phases were written for."""
+    backbone = replace(plan.backbone, name=name)
+    if name != plan.backbone.name and any(phase.of_one_network for phase in plan.phases):
+        backbone = replace(backbone, words_of=plan.backbone.words_of or plan.backbone.name)
+    return replace(plan, backbone=backbone)
 
 
 def _targets(plan: Plan, tree: dict[str, Any], path: str) -> list[tuple[dict[str, Any], Declared]]:

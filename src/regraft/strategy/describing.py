@@ -11,17 +11,18 @@ from regraft.strategy.library import GROUPS, load_plans, recipe, recipe_names
 
 
 def describe(plan: Plan, network: Sequence[PhaseFacts] = (), index: ImageIndex | None = None,
-             data: str | None = None) -> DescribedPlan:
+             data: str | None = None, pass_seconds: float | None = None, notes: Sequence[str] = ()) -> DescribedPlan:
     """What would run; with ``network`` also what learns in numbers, and with an ``index`` on how many images.
 
-    Raises UsageError where plan and images do not fit.
+    The other arguments are as in :class:`~regraft.records.described.DescribedPlan`. Raises UsageError where plan and
+    images do not fit.
     """
-    if index is None:
-        return DescribedPlan(plan, tuple(network), data)
-    counts = {split: count for split, count in index.split_counts().items() if count}
-    rest = len(index) - sum(counts.values())
-    images = {**counts, "undivided": rest} if rest else counts
-    return DescribedPlan(plan, tuple(network), data, len(index.classes), images)
+    classes = images = None
+    if index is not None:
+        counts = {split: count for split, count in index.split_counts().items() if count}
+        rest = len(index) - sum(counts.values())
+        classes, images = len(index.classes), {**counts, "undivided": rest} if rest else counts
+    return DescribedPlan(plan, tuple(network), data, classes, images, pass_seconds, tuple(notes))
 
 
 def list_recipes(name: str | None = None) -> Recipes:

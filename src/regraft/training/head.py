@@ -18,6 +18,9 @@ from regraft.records.plan import HeadPlan
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
+#: Where a head reads that nobody has chosen readouts for.
+DEFAULT_READS = ("last",)
+
 
 class TrainableHead(nn.Module):
     """Dense layers on joined readouts: [B, D] to logits [B, K], or [B, 1] with one logit for two classes.

@@ -1,0 +1,185 @@
+"""``plan``: what a network makes of a plan's phases, and what they would take, without weights and without training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regraft.engines.pytorch import choose_device
+from regraft.errors import BackboneError
+from regraft.networks.build import Network, untrained
+from regraft.networks.graph import Graph, Prefix, Suffix
+from regraft.networks.readouts import Tapped, read_as
+from regraft.records.described import DescribedPlan, PhaseFacts
+from regraft.records.images import ImageIndex
+from regraft.records.networks import Cut
+from regraft.records.plan import Plan
+from regraft.runs.steps import settle
+from regraft.runs.train import divide
+from regraft.settings import TrainSettings
+from regraft.strategy.describing import describe
+from regraft.training.head import DEFAULT_READS, TrainableHead
+from regraft.training.phases import (
+    Understood,
+    fast_bf16,
+    kept_bytes,
+    kept_formats,
+    kept_readouts,
+    may_keep,
+    understand,
+)
+
+#: Images of a measured batch.
+_MEASURED = 4
+
+#: Classes that the head is counted for where neither images nor plan say.
+_CLASSES = 2
+
+#: Forward and backward passes cost about this many forward ones.
+_STEP = 3
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """Of one image: through the frozen part, and in a step of what learns."""
+
+    frozen: float
+    step: float
+
+
+def foresee(plan: Plan, index: ImageIndex | None = None, data: str | None = None) -> DescribedPlan:
+    """A plan with what its network makes of it; with an ``index`` also what it would take.
+
+    No weights are needed. Raises UnknownNameError and SettingsError for names that mean nothing, TrainingError where
+    nothing would learn, BackboneError where the network refuses the size.
+    """
+    describe(plan, index=index, data=data)  # a plan that does not fit the images is refused before it takes time
+    if not plan.phases and index is None:
+        return describe(plan)
+    network = untrained(plan.backbone.name, plan.preprocessing.size)
+    pass_seconds = None if index is None else len(index) * _pass_seconds(network, plan)
+    if not plan.phases:
+        return describe(plan, (), index, data, pass_seconds)
+    notes = []
+    classes = plan.data.classes or _CLASSES
+    if index is not None:
+        classes = len(index.classes)
+    elif plan.data.classes is None and not plan.head.one_logit:
+        notes.append(f"figures are for {classes} classes; name the images, or give --set data.classes=NUMBER")
+    if not plan.head.reads:
+        notes.append(f"figures are for a head that reads {', '.join(DEFAULT_READS)}; what it reads is chosen on "
+                     "validation images")
+    size = plan.preprocessing.size or network.input.size
+    reads = [read_as(word, network.module, network.readouts, size) for word in plan.head.reads or DEFAULT_READS]
+    head = TrainableHead(plan.head, tuple(r.name for r in reads), sum(r.dim for r in reads), classes, 0)
+    try:
+        graph = Graph(network.module, size, [*network.readouts, *(r for r in reads if r not in network.readouts)])
+    except BackboneError as error:
+        return describe(plan, (), index, data, pass_seconds, [f"no figures of the phases: {error}"])
+    own = plan.backbone.own_words
+    count = sum(p.numel() for p in head.parameters())
+    found = [understand(phase, graph, reads, count, own) for phase in plan.phases]
+    facts = [_told(one) for one in found] if index is None else _priced(plan, index, str(data), graph, head, found)
+    return describe(plan, facts, index, data, pass_seconds, notes)
+
+
+def _told(found: Understood, price: int | None = None, seconds: float | None = None) -> PhaseFacts:
+    return PhaseFacts(
+        found.learning, found.total, _where(found.cut), {rung.label: rung.rate for rung in found.ladder},
+        {rung.label: rung.parameters for rung in found.ladder}, found.head, found.instead, price,
+        None if seconds is None else round(seconds, 3))
+
+
+def _where(cut: Cut | None) -> str:
+    if cut is None:
+        return "the head's input"
+    shape = " x ".join(map(str, cut.shape))
+    return f"the front, {shape}" if cut.position < 0 else f"{cut.module or cut.name}, {shape}"
+
+
+def _priced(plan: Plan, index: ImageIndex, data: str, graph: Graph, head: TrainableHead,
+            phases: Sequence[Understood]) -> list[PhaseFacts]:
+    """Facts of the phases with their forecasts, as if the disk had room for everything."""
+    settings, _ = settle(TrainSettings(data), plan)
+    divided = divide(index, settings, by_split=True)
+    learn, held = len(divided.rows("train")), len(divided.rows("validation"))
+    facts, trained = [], False
+    for found in phases:
+        phase, cut = found.phase, found.cut
+        augmented = bool(phase.augment)
+        kept = phase.cached != "never" and not may_keep(phase, cut, augmented, cacheable=True)
+        # Frozen readouts of a network that has not changed are in the store after the first pass.
+        there = cut is None and not trained and not augmented
+        rows = learn * max(phase.views if augmented else 0, 1) + held
+        price = kept_bytes(rows, kept_readouts(cut, found.before), kept_formats(phase)[0]) if kept and not there else 0
+        cost = _measure(graph, found, head)
+        frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
+        steps = cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
+        facts.append(_told(found, price, frozen + steps))
+        trained = trained or bool(found.learns.parameters)
+    return facts
+
+
+def _pass_seconds(network: Network, plan: Plan) -> float:
+    """Of one image through the frozen network."""
+    if plan.backbone.start == "random":
+        return 0.0
+    program, size = Tapped(network.module, network.readouts), plan.preprocessing.size or network.input.size
+    with torch.inference_mode():
+        return _time(lambda: program(_pixels(size))) / _MEASURED
+
+
+def _pixels(size: int) -> Tensor:
+    return torch.rand((_MEASURED, 3, size, size), generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last)
+
+
+def _time(run: Callable[[], object]) -> float:
+    """Seconds of the second run; the first one sets up."""
+    run()
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
+    """One batch of the frozen part, and forward and backward through what learns, on random pixels."""
+    size = int(graph.cuts[0].shape[-1])
+    module, cut = graph.module, found.cut
+    x = _pixels(size)
+    frozen = 0.0
+    program: nn.Module | None = None
+    if cut is None:
+        program = Tapped(module, found.before)
+    elif cut.position >= 0:
+        program = Prefix(graph, cut, found.before)
+    joined = x
+    if program is not None:
+        with torch.no_grad():
+            frozen = _time(lambda: program(x))
+            joined = program(x)
+    width = 0 if cut is None else cut.numbers
+    read = joined[:, :joined.shape[1] - width] if program is not None else x.new_zeros((_MEASURED, 0))
+    activation = x if program is None or cut is None else joined[:, -width:].reshape(_MEASURED, *cut.shape)
+    suffix = None if cut is None else Suffix(graph, cut, found.behind)
+    names = set(found.learns.parameters)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in names)
+    head.requires_grad_(found.learns.head)
+
+    def step() -> None:
+        features = [read]
+        if suffix is not None:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_bf16(found.phase, choose_device("cpu"))):
+                features.append(suffix(activation))
+        torch.autograd.backward(head(torch.cat(features, 1)).sum())
+
+    try:
+        return _Seconds(frozen / _MEASURED, _time(step) / _MEASURED)
+    finally:
+        module.requires_grad_(False).zero_grad(set_to_none=True)
+        head.zero_grad(set_to_none=True)
