@@ -439,7 +439,8 @@ class Declared:
             return f"a list, each of it {dataclasses.replace(self, type=get_args(self.type)[0]).allowed}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
+        names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false",
+                 object: "an object of Python"}
         words = [names[kind] for kind in self.kinds if kind in names]
         return " or ".join(words) + (f" {self.setting.range}" if self.setting.range else "")
 
