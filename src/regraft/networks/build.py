@@ -15,6 +15,7 @@ from regraft.networks.connection import unreachable
 from regraft.networks.plain import build_plain
 from regraft.networks.readouts import find_readouts
 from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
+from regraft.records.images import Finding
 from regraft.records.networks import BackboneDetail, InputSpec, Readout
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
@@ -25,14 +26,20 @@ _AUXILIARY = {"torchvision:googlenet": ("aux1", "aux2"), "torchvision:inception_
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone with its weights: ``module`` in inference mode, where its features are read, how it sees."""
+    """A backbone with its weights: ``module`` in inference mode, where its features are read, how it sees.
+
+    ``architecture`` says what the tensors are of, whatever their numbers; ``digest`` is of both. ``findings`` tell
+    what the user should know about the weights.
+    """
 
     name: str
     module: nn.Module
     readouts: tuple[Readout, ...]
     input: InputSpec
     licence: str | None
+    architecture: str
     digest: str
+    findings: tuple[Finding, ...] = ()
 
     def state(self) -> State:
         """The module's tensors."""
@@ -96,8 +103,9 @@ def _network(found: Resolved, module: nn.Module, size: int | None) -> Network:
     module.eval().requires_grad_(False)
     spec = _input(found, module)
     readouts = find_readouts(module, size or spec.size)
-    digest = weights_digest(_kind(found), module.state_dict())
-    return Network(found.entry.name, module, readouts, spec, found.entry.licence, digest)
+    kind = _kind(found)
+    digest = weights_digest(kind, module.state_dict())
+    return Network(found.entry.name, module, readouts, spec, found.entry.licence, kind, digest)
 
 
 def _kind(found: Resolved) -> str:
