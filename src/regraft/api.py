@@ -158,7 +158,7 @@ def predict(settings: PredictSettings) -> Predictions:
     others are answered. Raises ModelError (TamperedError) for an unusable model.
     """
     paths = settings.paths if isinstance(settings.paths, Sequence) else [settings.paths]
-    answers = load(settings.model).predict(
+    answers = load(settings.model, module=settings.module).predict(
         [paths] if isinstance(paths, str) else list(paths), device=settings.device,
         follow_links=settings.follow_links, progress=_progress(settings.quiet or _is_few(paths)))
     if settings.csv is not None:
@@ -184,14 +184,18 @@ def predictions_csv(answers: Predictions) -> str:
     return text.getvalue()
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, module: object = None) -> Model:
     """Load a model folder; every file that decides answers is checked first. See :meth:`Model.predict`.
 
-    Raises ModelError where there is no finished model, TamperedError where a byte was changed.
+    ``module`` is the torch module that the model was trained with, where it was given as one; it stays as it is, and a
+    copy of it takes the model's weights.
+
+    Raises ModelError where there is no finished model or the module is another network, BackboneError where the
+    weights do not fit it, TamperedError where a byte was changed.
     """
     from regraft.model import load as run
 
-    return run(path)
+    return run(path, module)
 
 
 @takes(ExportSettings)

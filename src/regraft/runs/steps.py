@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,10 @@ from regraft.extraction.extract import extract, extract_view, feature_key
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
-from regraft.networks.build import Network, load_backbone
+from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Prefix, Suffix
 from regraft.networks.learns import Learning
+from regraft.networks.own import load_network, own_name
 from regraft.networks.readouts import Tapped, read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
@@ -52,9 +52,11 @@ from regraft.runs.train import (
     fit,
     judge_test,
     open_images,
+    own_record,
     preprocessing,
     seen_images,
     tell_images,
+    tell_network,
     trim,
 )
 from regraft.settings import TrainSettings, size_in_bytes
@@ -97,14 +99,18 @@ def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
         return given if given != getattr(defaults, name) else of_plan
 
     data, seen, backbone = plan.data, plan.preprocessing, plan.backbone
+    if settings.module is not None:
+        backbone = replace(backbone, name=own_name(settings.module))
     no_test = settings.no_test or (data.test_share == 0 and settings.test_share == defaults.test_share)
     settings = replace(
         settings, no_test=no_test, limit=chosen("limit", data.limit), folds=None,
         test_share=settings.test_share if no_test else chosen("test_share", data.test_share),
         validation_share=chosen("validation_share", data.validation_share), size=chosen("size", seen.size),
-        fit=chosen("fit", seen.fit), backbone=chosen("backbone", backbone.name),
+        fit=chosen("fit", seen.fit),
+        backbone=settings.backbone if settings.module is not None else chosen("backbone", backbone.name),
         weights=chosen("weights", backbone.weights))
-    plan = on_backbone(plan, settings.backbone)
+    if settings.module is None:
+        plan = on_backbone(plan, settings.backbone)
     return settings, replace(
         plan, data=replace(data, limit=settings.limit, validation_share=settings.validation_share,
                            test_share=0.0 if no_test else settings.test_share),
@@ -138,6 +144,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
     settings, plan, index = job.settings, job.plan, job.index
     tell_images(index, folder, progress)
     network, rules = _network(job)
+    tell_network(network, progress)
     reads = tuple(read_as(word, network.module, network.readouts, rules.size) for word in plan.head.reads)
     readouts = (*network.readouts, *(r for r in reads if r not in network.readouts))
     run = Run(plan.name, network.name, network.digest, rules, readouts, None, REPEATS, settings.seed,
@@ -164,8 +171,7 @@ def _network(job: Job) -> tuple[Network, Preprocessing]:
     """The network in its starting weights, and how it sees."""
     settings, plan = job.settings, job.plan
     random = settings.seed if plan.backbone.start == "random" else None
-    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size,
-                            random)
+    network = load_network(settings, random)
     network.module.to(memory_format=torch.channels_last)
     spec = network.input
     if plan.preprocessing.normalise != "backbone":
@@ -329,7 +335,8 @@ class _Training:
         record = ModelRecord(
             classes=self.job.index.classes, strategy=plan.name, backbone=network.name, weights_digest=digest,
             licence=network.licence, preprocessing=self.rules, readouts=readouts, head=head.settings,
-            training_counts=tuple(int(c) for c in counts))
+            training_counts=tuple(int(c) for c in counts),
+            own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
         shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
@@ -339,7 +346,7 @@ class _Training:
             features=FeatureCount(self.features.computed, self.features.reused),
             quarantined=len(self.features.quarantined), validation=validation, test=test,
             seconds=round(time.monotonic() - started, 3), head=choice,
-            findings=self.job.index.findings, conversions=dict(self.features.notes),
+            findings=(*self.job.index.findings, *self.network.findings), conversions=dict(self.features.notes),
             probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
@@ -347,7 +354,7 @@ class _Training:
         return result
 
     def _digest(self, network: Network) -> str:
-        return weights_digest(network.name, network.module.state_dict()) if self.trained else network.digest
+        return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
 
     def _judge(self, head: Head, network: Network, readouts: Sequence[Readout],
                ) -> tuple[Evaluation, NDArray[np.float64]]:
@@ -443,9 +450,9 @@ class _Source:
             return network.digest
         state = network.module.state_dict()
         if self._cut is None:
-            return weights_digest(network.name, state)
+            return weights_digest(network.architecture, state)
         names = self._all.graph.tensors_before(self._cut)
-        return weights_digest(f"{network.name}@{self._cut.name}", {name: state[name] for name in names})
+        return weights_digest(f"{network.architecture}@{self._cut.name}", {name: state[name] for name in names})
 
     @property
     def _device(self) -> str:

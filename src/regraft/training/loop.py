@@ -175,7 +175,7 @@ class Loop:
         todo = batches[state.batch:]
         if not state.batch:
             torch.manual_seed(_number(self._seed, state.phase, state.epoch))
-        views = [self._views(phase, rows) for rows in todo]
+        views = [self._views(stage, rows) for rows in todo]
         factor = 1.0
         batches_left = stage.train.epoch(todo, views)
         with contextlib.closing(batches_left), self._listening():  # type: ignore[type-var]
@@ -417,13 +417,14 @@ class Loop:
             return rng.choice(len(self._y_N), len(self._y_N), p=weights / weights.sum())
         return rng.permutation(len(self._y_N))
 
-    def _views(self, phase: Phase, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _views(self, stage: Stage, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """In which view each image comes: the kept ones in turn, or a fresh one each epoch."""
-        if not phase.augment:
+        if not stage.phase.augment and self._hooks.augmentation is None:
             return np.zeros_like(rows)
-        if not phase.views:
+        views = stage.forecast.views  # fewer than the phase asks for where the disk has no room
+        if not views:
             return np.full_like(rows, 1 + self._state.number)
-        return 1 + (rows + self._state.epoch) % phase.views
+        return 1 + (rows + self._state.epoch) % views
 
     def _tell(self, event: PhaseForecast | Epoch) -> None:
         if self._hooks.on_event is not None and self._hooks.on_event(event) is False:
