@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,26 @@ def test_ctrl_c_writes_a_checkpoint_within_an_epoch(
     whole = regraft_cli(*command[3:-len(changes) - 1], tmp_path / "whole", *changes)
     assert whole.returncode == 0, whole.stderr
     assert_equal_models(out, tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(crops: Path, tmp_path: Path) -> None:
+    import resource
+
+    out = tmp_path / "out"
+    changes = [word for change in _QUICK for word in ("--set", change)]
+    command = [sys.executable, "-m", "regraft.cli", "train", str(crops), "--plan", str(_PLAN[-1]), "--out", str(out)]
+
+    def full() -> None:  # Python ignores the signal; a write past the limit fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, 8 * 2**20))
+
+    done = subprocess.run([*command, *changes], preexec_fn=full, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"error: the checkpoint of [\d,]+ bytes can't be written to .*; [\d,]+ bytes are free",
+                     done.stderr)
+    assert not list((out / "run" / "checkpoints").iterdir())
+    resumed = subprocess.run([*command, *changes, "--resume"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
 
 
 # -- kept and fresh --------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
                         folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
+            training.loop = loop
             for event in loop.run():
                 folder.write_lines("history.jsonl", loop.history)
                 progress.say(repr(event))
@@ -207,7 +208,7 @@ class _Training:
         self.readouts = {readout.name: readout for readout in readouts}
         self.store, self.spaces = store, spaces
         self.folder, self.progress, self.deadline = folder, progress, deadline
-        self.trained = False  # whether some phase so far could change the network
+        self.loop: Loop | None = None
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
         engine: Engine = _Colours() if random else self._engine(network, readouts)
@@ -223,6 +224,11 @@ class _Training:
         self.fitted = None if random else self._probe(run)
         self.head = self._head()
         self.reads = [self.readouts[name] for name in self.head.readouts]
+
+    @property
+    def trained(self) -> bool:
+        """Whether some phase that has begun could change the network, in this process or before it was resumed."""
+        return self.loop is not None and self.loop.changes_network
 
     def _engine(self, network: Network, readouts: Sequence[Readout]) -> PyTorchEngine:
         return PyTorchEngine(network.module, readouts, self.rules, self.job.settings.device)
@@ -288,7 +294,6 @@ class _Training:
         buffers = tuple(name for name, _ in module.named_buffers()
                         if module.get_submodule(name.rpartition(".")[0]) in norms)
         train, validation = source.batches()
-        self.trained = self.trained or bool(learns.parameters)
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
                      validation, suffix is not None and fast_bf16(phase, choose_device(self.job.settings.device)))
 

@@ -106,6 +106,11 @@ class Loop:
         """Every epoch's record so far, as plain values."""
         return self._state.history
 
+    @property
+    def changes_network(self) -> bool:
+        """Whether some phase that has begun may change tensors of the network."""
+        return bool(self._ever)
+
     def interrupt(self, reason: BaseException) -> None:
         """Write a checkpoint after the step that runs, then raise ``reason``."""
         self._told_to_stop = reason
