@@ -275,6 +275,7 @@ class _Training:
 
     def stage(self, phase: Phase) -> Stage:
         """See :class:`regraft.training.loop.Stage`."""
+        started = time.monotonic()
         module = self.network.module
         found = understand(phase, self.graph, self.reads, sum(p.numel() for p in self.head.parameters()),
                            self.job.plan.backbone.own_words)
@@ -294,6 +295,7 @@ class _Training:
         buffers = tuple(name for name, _ in module.named_buffers()
                         if module.get_submodule(name.rpartition(".")[0]) in norms)
         train, validation = source.batches()
+        forecast = replace(forecast, prepared_seconds=round(time.monotonic() - started, 3))
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
                      validation, suffix is not None and fast_bf16(phase, choose_device(self.job.settings.device)))
 
