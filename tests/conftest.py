@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import regraft
-import regraft.networks  # sets how PyTorch's threads wait, before any test imports it
+import regraft  # sets how PyTorch's threads wait, before any test imports it
 from regraft.records.results import TrainResult
 
 #: Side of the square crops that stand for photographs.
