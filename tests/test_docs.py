@@ -34,6 +34,8 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
     ClassFigures,
+    Compared,
+    Comparison,
     Evaluation,
     ExportResult,
     FeatureCount,
@@ -54,7 +56,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 #: Which record each section of docs/json.md describes, by the section's title.
 DOCUMENTS: dict[str, type[Record]] = {
-    "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "features": FeatureExport,
+    "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
+    "predict": Predictions, "features": FeatureExport,
     "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,

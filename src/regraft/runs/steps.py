@@ -21,7 +21,7 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import OutputError, SettingsError, TrainingError
+from regraft.errors import MissingExtraError, OutputError, SettingsError, TrainingError
 from regraft.extraction.extract import extract, extract_view, feature_key
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
@@ -42,7 +42,8 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.records.views import augmentation
-from regraft.runs.folder import RunFolder, write_whole
+from regraft.report.curves import curves
+from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.train import (
     REPEATS,
     Fitted,
@@ -70,6 +71,9 @@ from regraft.training.phases import fast_bf16, kept_bytes, kept_formats, kept_re
 from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+
+#: A :class:`regraft.records.training.PhaseForecast` a line, for each phase that was begun.
+FORECASTS = "phases.jsonl"
 
 #: Widest readout that a probe is solved on.
 _WIDEST = 8192
@@ -158,7 +162,11 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
                         folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
             training.loop = loop
+            forecasts = {line["phase"]: line for line in read_lines(folder.path / FORECASTS) if folder.continued}
             for event in loop.run():
+                if isinstance(event, PhaseForecast):
+                    forecasts[event.phase] = event.to_dict()
+                    folder.write_lines(FORECASTS, list(forecasts.values()))
                 folder.write_lines("history.jsonl", loop.history)
                 progress.say(repr(event))
                 yield event
@@ -358,7 +366,19 @@ class _Training:
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
                                           "environment": environment()})
+        self._draw(result)
         return result
+
+    def _draw(self, result: TrainResult) -> None:
+        """Draw the curves; a model without a picture is a model, so what is missing for it is said and no more."""
+        try:
+            picture = curves(result)
+        except MissingExtraError as error:
+            self.progress.say(f"no curves are drawn: {error}")
+            return
+        if picture is not None:
+            write_whole(self.folder.path / "curves.png", picture.png)
+            write_whole(self.folder.path / "curves.svg", picture.svg)
 
     def _digest(self, network: Network) -> str:
         return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
