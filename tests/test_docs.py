@@ -29,7 +29,19 @@ from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
 from regraft.records.model import ModelRecord
-from regraft.records.networks import Backbone, BackboneDetail, Backbones, Fetched, InputSpec, Readout
+from regraft.records.networks import (
+    Backbone,
+    BackboneDetail,
+    Backbones,
+    Cut,
+    CutRow,
+    Fetched,
+    HeadLayer,
+    InputSpec,
+    LayerRow,
+    Readout,
+    StageRow,
+)
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
@@ -64,6 +76,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
+    "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

@@ -334,13 +334,13 @@ def plan(settings: PlanSettings) -> Plans:
         data = str(settings.data)
         index = open_data(data, layout=settings.layout, follow_links=settings.follow_links)
         require_classes(index)
+    if settings.out is not None and len(plans) > 1:
+        raise UsageError(f"{settings.plan} stands for {len(plans)} recipes, and --out is one file; give one of "
+                         + ", ".join(one.name for one in plans))
     foresee = _foresee()
     described = tuple(foresee(one, index, data) for one in plans)
     if settings.out is None:
         return Plans(described)
-    if len(plans) > 1:
-        raise UsageError(f"{settings.plan} stands for {len(plans)} recipes, and --out is one file; give one of "
-                         + ", ".join(one.name for one in plans))
     return Plans(described, str(save_plan(plans[0], settings.out, force=settings.force)))
 
 
