@@ -17,17 +17,23 @@ from regraft.records.results import Compared, Comparison
 from regraft.strategy.library import load_plans, recipe
 from tests.doors import json_of
 
-CODES = """
-name = "Codes alone"
+SCRATCH = """
+name = "From scratch"
+[preprocessing]
+size = 64
+[backbone]
+name = "plain:cnn"
+start = "random"
 [head]
 reads = "last"
 start = "random"
 [[phases]]
-name = "head"
-learns = "head"
+name = "everything"
+learns = "all"
+batch_norm = "training"
 epochs = 2
 [published]
-accuracy = "91-94 %"
+accuracy = "15.75 %"
 """
 DEEPER = """
 name = "deeper"
@@ -48,9 +54,9 @@ epochs = 1
 def plans(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two plans' files, as ``--plan`` takes them."""
     folder = tmp_path_factory.mktemp("plans")
-    for name, text in (("codes", CODES), ("deeper", DEEPER)):
+    for name, text in (("scratch", SCRATCH), ("deeper", DEEPER)):
         (folder / f"{name}.toml").write_text(text, "utf-8")
-    return f"{folder / 'codes.toml'}, {folder / 'deeper.toml'}"
+    return f"{folder / 'scratch.toml'}, {folder / 'deeper.toml'}"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def compare(data: Path, plan: str, out: Path, **settings: Any) -> Comparison:
 
 def test_every_plan_gets_a_model_on_the_same_images(compared: Comparison, crops: Path) -> None:
     out = Path(compared.out)
-    assert [Path(row.out).relative_to(out).name for row in compared.rows] == ["Codes-alone", "deeper"]
+    assert [Path(row.out).relative_to(out).name for row in compared.rows] == ["From-scratch", "deeper"]
     splits = {(Path(row.out) / "run" / "splits.csv").read_bytes() for row in compared.rows}
     assert len(splits) == 1
     assert sum(compared.images.values()) == 40
@@ -80,23 +86,25 @@ def test_every_plan_gets_a_model_on_the_same_images(compared: Comparison, crops:
 
 
 def test_the_table_holds_what_is_to_be_compared(compared: Comparison) -> None:
-    codes, deeper = compared.rows
-    assert (codes.plan, codes.backbone, codes.epochs, codes.planned) == ("Codes alone", "efficientnet_lite0", 2, 2.0)
-    assert codes.learning == 2 * (1280 + 1)
-    assert deeper.learning is not None
-    assert deeper.learning > 100_000  # of the phase in which most learns
-    assert codes.published == {"accuracy": "91-94 %"}
-    lines = (Path(codes.out) / "run" / "history.jsonl").read_text("utf-8").splitlines()
-    assert codes.first == json.loads(lines[1])["validation_accuracy"]
+    scratch, deeper = compared.rows
+    assert (scratch.plan, scratch.backbone, scratch.epochs, scratch.planned) == ("From scratch", "plain:cnn", 2, 2.0)
+    assert deeper.backbone == "efficientnet_lite0"
+    forecasts = [json.loads(line)["learning"]
+                 for line in (Path(deeper.out) / "run" / "phases.jsonl").read_text("utf-8").splitlines()]
+    assert forecasts[0] == 2 * (1280 + 1)
+    assert deeper.learning == forecasts[1] > 100_000  # of the phase in which most learns
+    assert scratch.published == {"accuracy": "15.75 %"}
+    lines = (Path(scratch.out) / "run" / "history.jsonl").read_text("utf-8").splitlines()
+    assert scratch.first == json.loads(lines[1])["validation_accuracy"]
     assert compared.majority is not None
     assert compared.test_majority is not None
-    assert compared.seconds == pytest.approx(codes.seconds + deeper.seconds)
+    assert compared.seconds == pytest.approx(scratch.seconds + deeper.seconds)
     text = repr(compared)
-    for expected in ("2,562", "Codes alone", "  published accuracy: 91-94 %", repr(deeper.validation),
+    for expected in (f"{deeper.learning:,}", "From scratch", "  published accuracy: 15.75 %", repr(deeper.validation),
                      repr(deeper.test), "always flower", "Choose among the rows by validation."):
         assert expected in text
     page = compared._repr_html_()
-    assert "<td>accuracy: 91-94 %</td>" in page
+    assert "<td>accuracy: 15.75 %</td>" in page
     assert page.count("<tr>") == 4
 
 
@@ -106,7 +114,7 @@ def test_the_table_is_kept_as_a_document_and_a_picture(compared: Comparison) -> 
     with Image.open(out / "comparison.png") as picture:
         assert picture.size[0] == 1600
     drawn = (out / "comparison.svg").read_text("utf-8")
-    for expected in ("Codes alone", "deeper", "always flower 50.0%", repr(compared.rows[1].validation)):
+    for expected in ("From scratch", "deeper", "always flower 50.0%", repr(compared.rows[1].validation)):
         assert expected in drawn
 
 
@@ -115,7 +123,7 @@ def test_what_is_finished_is_not_trained_again(compared: Comparison, crops: Path
     before = {row.plan: (Path(row.out) / "manifest.json").stat().st_mtime_ns for row in compared.rows}
     assert compare(crops, plans, Path(compared.out)) == compared
     said = capsys.readouterr().err
-    assert "plan 1 of 2, Codes alone: finished in" in said
+    assert "plan 1 of 2, From scratch: finished in" in said
     assert "plan 2 of 2, deeper: finished in" in said
     assert before == {row.plan: (Path(row.out) / "manifest.json").stat().st_mtime_ns for row in compared.rows}
 
@@ -123,7 +131,7 @@ def test_what_is_finished_is_not_trained_again(compared: Comparison, crops: Path
 def test_a_comparison_that_was_stopped_goes_on(compared: Comparison, crops: Path, plans: str, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(compared.out, tmp_path / "moved")
-    first = out / "Codes-alone"
+    first = out / "From-scratch"
     (first / "manifest.json").unlink()  # as if it had been stopped before its end
     again = compare(crops, plans, out, resume=True)
     said = capsys.readouterr().err
@@ -157,7 +165,7 @@ def test_a_time_limit_says_how_to_go_on(crops: Path, plans: str, tmp_path: Path)
 def test_plans_that_divide_images_differently_are_refused(crops: Path, plans: str, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text('name = "other"\n[data]\ntest_share = 0.5\n[[phases]]\nname = "p"\nlearns = "head"\n', "utf-8")
-    with pytest.raises(UsageError, match=r"the images differently.*data\.test_share: 0\.2 in Codes alone, .*0\.5 in "
+    with pytest.raises(UsageError, match=r"the images differently.*data\.test_share: 0\.2 in From scratch, .*0\.5 in "
                                          r"other\); say the same for all, such as --set data\.test_share=0\.2"):
         compare(crops, f"{plans},{other}", tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
@@ -165,7 +173,7 @@ def test_plans_that_divide_images_differently_are_refused(crops: Path, plans: st
 
 def test_what_can_fail_fails_before_the_first_training(crops: Path, plans: str, tmp_path: Path) -> None:
     first = plans.partition(",")[0]
-    with pytest.raises(UsageError, match="two of the plans are called 'Codes alone'"):
+    with pytest.raises(UsageError, match="two of the plans are called 'From scratch'"):
         compare(crops, f"{first},{first}", tmp_path / "out", quiet=True)
     with pytest.raises(UnknownNameError, match="efficientnet_lite7"):
         compare(crops, plans, tmp_path / "out", backbone="efficientnet_lite7", quiet=True)
@@ -195,7 +203,7 @@ def test_commas_name_several_plans(tmp_path: Path) -> None:
     assert names == ["vgg19-codes", "own-network-random", "own-network-pretrained", "vgg19-full"]
     assert load_plans("vgg19-codes,") == (recipe("vgg19-codes"),)
     odd = tmp_path / "mine, with a comma.toml"
-    odd.write_text(CODES, "utf-8")
-    assert [plan.name for plan in load_plans(str(odd))] == [plan.name for plan in load_plans(odd)] == ["Codes alone"]
+    odd.write_text(SCRATCH, "utf-8")
+    assert [plan.name for plan in load_plans(str(odd))] == [plan.name for plan in load_plans(odd)] == ["From scratch"]
     with pytest.raises(UsageError, match="names no plan"):
         load_plans(" , ")

@@ -312,9 +312,10 @@ class _Training:
         if phase.batch_norm == "inference":
             return ()
         names = set(learns.parameters)
-        found = tuple(m for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)
-                      and any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
-        if not found:
+        norms = [(name, m) for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)]
+        found = tuple(m for name, m in norms
+                      if any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
+        if norms and not found:
             raise TrainingError(
                 f"{phase.name}: batch_norm = \"training\" but no batch norm learns; in the frozen part each image's "
                 "features would depend on the others of its batch, so they could not be computed once. Let layers with "
