@@ -78,6 +78,9 @@ FORECASTS = "phases.jsonl"
 #: Widest readout that a probe is solved on.
 _WIDEST = 8192
 
+#: Where a run keeps its checkpoints until it is finished.
+CHECKPOINTS = "checkpoints"
+
 #: Share of the free disk that kept activations may take.
 _DISK_SHARE = 0.8
 
@@ -155,12 +158,14 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
               index.split_counts(), plan)
     folder.write("plan.json", run)
     write_whole(folder.path / "plan.toml", to_toml(plan))
+    if not folder.continued:  # what another run has left there is not to be gone on with
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
             training = _Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
-                        folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
+                        folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks)
             training.loop = loop
             forecasts = {line["phase"]: line for line in read_lines(folder.path / FORECASTS) if folder.continued}
             for event in loop.run():
@@ -354,7 +359,7 @@ class _Training:
             training_counts=tuple(int(c) for c in counts),
             own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
-        shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)
         result = TrainResult(
