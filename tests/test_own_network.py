@@ -136,6 +136,21 @@ def test_a_strategy_and_a_plan_without_phases(digits: Path, tmp_path: Path) -> N
     assert (rules.size, rules.mean) == (32, (0.485, 0.456, 0.406))
 
 
+@pytest.mark.parametrize(("head", "learning"), [
+    ('learns = ["head", "conv2"]', 4 * 49 + 12 * 24 * 25 + 24),
+    # Written for another network: what is to learn elsewhere does.
+    ('learns = ["head", "layers[8:]"]\nelsewhere = ["head"]\n[backbone]\nname = "torchvision:vgg16"', 4 * 49),
+])
+def test_words_of_a_plan(digits: Path, tmp_path: Path, head: str, learning: int) -> None:
+    phase, _, rest = head.partition("\n[")
+    (tmp_path / "own.toml").write_text(f'name = "own"\n{"[" + rest if rest else ""}\n[head]\nreads = "last"\n'
+                                       f'[[phases]]\nname = "some"\nepochs = 1\n{phase}\n')
+    forecasts: list[Any] = []
+    regraft.train(digits, module=small(), size=32, plan=tmp_path / "own.toml", out=tmp_path / "out", quiet=True,
+                  hooks=regraft.Hooks(on_event=forecasts.append))
+    assert forecasts[0].learning == learning
+
+
 def test_it_is_exported(own: TrainResult, digits: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     result = regraft.export(own.out, module=small(), data=digits, out=tmp_path / "own.onnx", quiet=True)

@@ -106,8 +106,6 @@ def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
         return given if given != getattr(defaults, name) else of_plan
 
     data, seen, backbone = plan.data, plan.preprocessing, plan.backbone
-    if settings.module is not None:
-        backbone = replace(backbone, name=own_name(settings.module))
     no_test = settings.no_test or (data.test_share == 0 and settings.test_share == defaults.test_share)
     settings = replace(
         settings, no_test=no_test, limit=chosen("limit", data.limit), folds=None,
@@ -118,6 +116,10 @@ def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
         weights=chosen("weights", backbone.weights))
     if settings.module is None:
         plan = on_backbone(plan, settings.backbone)
+    elif backbone.name == defaults.backbone:  # no network is named, so the phases' words are meant for the module
+        plan = replace(plan, backbone=replace(backbone, name=own_name(settings.module)))
+    else:
+        plan = on_backbone(plan, own_name(settings.module))
     return settings, replace(
         plan, data=replace(data, limit=settings.limit, validation_share=settings.validation_share,
                            test_share=0.0 if no_test else settings.test_share),
