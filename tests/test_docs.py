@@ -29,11 +29,25 @@ from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
 from regraft.records.model import ModelRecord
-from regraft.records.networks import Backbone, BackboneDetail, Backbones, Fetched, InputSpec, Readout
+from regraft.records.networks import (
+    Backbone,
+    BackboneDetail,
+    Backbones,
+    Cut,
+    CutRow,
+    Fetched,
+    HeadLayer,
+    InputSpec,
+    LayerRow,
+    Readout,
+    StageRow,
+)
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
     ClassFigures,
+    Compared,
+    Comparison,
     Evaluation,
     ExportResult,
     FeatureCount,
@@ -54,13 +68,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 #: Which record each section of docs/json.md describes, by the section's title.
 DOCUMENTS: dict[str, type[Record]] = {
-    "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "features": FeatureExport,
+    "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
+    "predict": Predictions, "features": FeatureExport,
     "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
+    "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

@@ -101,7 +101,7 @@ PHASE = '[[phases]]\nname = "p"\nlearns = "head"\n'
     ('[phases]\nname = "x"', "it must be a list of tables, each under [[phases]]"),
     ("phases = [3]", "phases.0: 3 is not allowed; it must be a table, [[phases]]"),
     ("[data]\nnesterov = true", "data.nesterov: no such setting here; it belongs to [[phases]]"),
-    ("[data]\nqqq = 1", "data.qqq: no such setting; the settings are test_share, validation_share, limit"),
+    ("[data]\nqqq = 1", "data.qqq: no such setting; the settings are test_share, validation_share, limit, classes"),
     ("[data]\ntest_share = 1.0", "data.test_share: 1.0 is not allowed; it must be at least 0 and less than 1"),
     ("[data]\nlimit = 1.5", "data.limit: 1.5 is not allowed; it must be a whole number at least 1"),
     ("[data]\nlimit = 1" + "0" * 400, "it must be at least 1"),
@@ -331,7 +331,7 @@ PUBLISHED: dict[str, dict[str, object]] = {
                         "phases.1.over": ("fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1")})
           for name in ("resnet50", "resnet152")))},
     "cats-dogs-mobilenetv2": {
-        "backbone.name": "timm:mobilenetv2_100", "preprocessing.size": 160, "preprocessing.normalise": "half",
+        "backbone.name": "mobilenetv2_100_same", "preprocessing.size": 160, "preprocessing.normalise": "half",
         "head.reads": ("last",), "head.dropout": (0.2,), "head.one_logit": True, "head.start": "random",
         "phases.0.learns": ("head",), "phases.0.optimiser": "adam", "phases.0.rate": 1e-4, "phases.0.epochs": 10,
         "phases.0.batch": 32, "phases.0.schedule": "constant", "phases.0.loss": "binary",
@@ -399,6 +399,70 @@ def test_numbers_that_the_recipes_quote() -> None:
     assert recipe("cats-dogs-mobilenetv2").phases[1].elsewhere == (f"share({1_862_721 / 2_259_265:.2f})", "head")
     assert "555,328 of 134,301,514" in recipe("digits-vgg16-freeze8").published["frozen"]
     assert "112,576" in recipe("vgg19-freeze5").published["frozen"]
+
+
+#: What the network must make of each recipe, in each phase: parameters that learn, and that stay frozen. Those with a
+#: mark are published; the others follow from the architecture. Without images, the head is counted as published.
+COUNTS: dict[str, list[tuple[int, int]]] = {
+    "digits-vgg16-features": [(25_664_660, 14_714_688)],  # 25,088 to 1000 to 500 to 150 to 10; the convolutions
+    "digits-vgg16-freeze8": [(133_746_186, 555_328)],  # published, of 134,301,514
+    "baseline-vgg16": [(119_545_856 + 65_552, 14_714_688)],
+    "baseline-mlp": [(150_528 * 500 + 500 + 2 * 250_500 + 8_016, 0)],
+    "baseline-cnn": [(2_432 + 2 * 25_632 + 288 * 64 + 64 + 1_040, 0)],
+    "vgg19-freeze5": [(139_570_240 - 112_576 + 8_194, 112_576)],  # the frozen part is published
+    "vgg19-full": [(139_570_240 + 8_194, 0)],
+    "vgg19-block2pool": [(401_408 * 256 + 256 + 514, 260_160)],  # 56 x 56 x 128 is published
+    "vgg19-codes": [],
+    "own-network-random": [(3_371_008 + 2_562, 0)],
+    "own-network-pretrained": [(3_371_008 + 2_562, 0)],
+    "flowers102-vgg16": [(417_894, 134_268_992), (134_686_886, 0)],  # 135 million are published
+    "flowers102-resnet50": [(208_998, 23_508_032), (23_717_030, 0)],  # 23 million
+    "flowers102-resnet152": [(208_998, 58_143_808), (58_352_806, 0)],  # 58 million
+    # 1,281 and 1,862,721 are published. Keras counts the running statistics of batch norm among 2,259,265.
+    "cats-dogs-mobilenetv2": [(1_281, 2_257_984 - 34_112), (1_862_721, 2_259_265 - 34_112 - 1_862_721)],
+}
+
+#: Those that are traced in some seconds.
+LIGHT = {"cats-dogs-mobilenetv2", "flowers102-resnet50", "baseline-cnn", "vgg19-codes", "own-network-random"}
+
+#: The published rates of phase 2 over depth: divided by 3 at each group.
+RESNET_LADDER = {name: 1e-4 / 3**i for i, name in enumerate(
+    ("fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"))}
+
+
+def test_every_recipe_is_counted() -> None:
+    assert set(COUNTS) == set(recipe_names())
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in LIGHT else pytest.mark.slow) for name in COUNTS])
+def test_what_learns_is_what_is_published(name: str) -> None:
+    (told,) = regraft.plan(plan=name).plans
+    assert [(facts.trainable, facts.parameters - facts.trainable) for facts in told.network] == COUNTS[name]
+    assert told.plan == recipe(name)
+    for facts in told.network:
+        assert not facts.instead
+        assert f"{facts.trainable:,} of {facts.parameters:,} parameters learn, " in repr(told)
+        assert sum(facts.sizes.values()) == facts.trainable
+        assert facts.cut in repr(told)
+    if name.startswith("flowers102-resnet"):
+        assert told.network[1].rates == pytest.approx(RESNET_LADDER)
+        assert told.network[1].sizes["fc"] == 208_998
+    if name == "flowers102-vgg16":
+        rates = list(told.network[1].rates.values())
+        assert rates == sorted(rates, reverse=True)
+        assert (rates[0], rates[-1]) == pytest.approx((1e-4, 1e-7))
+        assert list(told.network[1].rates)[0::26] == ["classifier", "features.0"]
+
+
+@pytest.mark.parametrize(("name", "frozen", "cut"), [
+    ("digits-vgg16-freeze8", 555_328, "features.11, 256 x 16 x 16"),
+    pytest.param("vgg19-freeze5", 112_576, "features.6, 128 x 32 x 32", marks=pytest.mark.slow)])
+def test_frozen_layers_of_small_pictures(name: str, frozen: int, cut: str) -> None:
+    """The size of the pictures changes no count of a network that averages before its dense layers."""
+    (told,) = regraft.plan(plan=name, set="preprocessing.size=64").plans
+    (facts,) = told.network
+    assert (facts.parameters - facts.trainable, facts.cut) == (frozen, cut)
 
 
 def test_a_plan_is_loaded_by_name_or_file(tmp_path: Path) -> None:
@@ -469,27 +533,29 @@ def test_each_command_has_its_settings() -> None:
 def test_a_plan_is_shown_and_written(crops: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.toml"
     done = regraft_cli("plan", crops, "--plan", "cats-dogs-mobilenetv2", "--backbone", "efficientnet_lite0", "--set",
-                       "phases.*.epochs=1", "--set", "data.limit=20", "--out", out)
+                       "phases.*.epochs=1", "--set", "data.limit=20", "--set", "preprocessing.size=64", "--out", out)
     assert done.returncode == 0, done.stderr
     assert "crops: 40 undivided images of 2 classes" in done.stdout
-    assert "layers from 100  layers[100:], head  1       32     rmsprop    1e-05" in done.stdout
-    assert "in another network: share(0.82), head learns" in done.stdout
+    assert "layers from 100  layers[100:], head       1     32  rmsprop     1e-05" in done.stdout
+    assert "share(0.82), head learns instead: what the plan names belongs to another network" in done.stdout
+    assert "1,281 of 3,372,289 parameters learn, 3,371,008 stay frozen; cut at the head's input" in done.stdout
+    assert done.stdout.count("forecast") == 3
     plan = load_plan(out)
+    assert plan.backbone.words_of == "mobilenetv2_100_same"
     assert [phase.epochs for phase in plan.phases] == [1, 1]
     assert (plan.backbone.name, plan.data.limit) == ("efficientnet_lite0", 20)
-    assert regraft.plan(crops, plan=out).plans[0].plan == plan
     with pytest.raises(OutputError, match="is there already; take another name, or replace it with --force"):
-        regraft.plan(plan=out, out=out)
+        regraft.plan(out=out)
     regraft.plan(plan="vgg19-codes", out=out, force=True)
-    assert load_plan(out) == recipe("vgg19-codes")
+    assert regraft.plan(plan=out).plans[0].plan == load_plan(out) == recipe("vgg19-codes")
     assert not list(tmp_path.glob(".*"))
 
 
 def test_plan_in_python(digits_and_crops: tuple[Path, Path]) -> None:
     digits, crops = digits_and_crops
-    several = regraft.plan(plan="flowers102", set=["phases.*.epochs=1"])
+    several = regraft.plan(plan="own-network", set=["phases.*.epochs=1", "preprocessing.size=64"])
     assert isinstance(several, Plans)
-    assert [one.plan.phases[1].epochs for one in several.plans] == [1, 1, 1]
+    assert [one.plan.phases[0].epochs for one in several.plans] == [1, 1]
     assert regraft.plan(crops, set="data.limit=3").plans[0].plan == Plan(data=DataPlan(limit=3))
     assert "the head is solved on its features" in repr(regraft.plan())
     with pytest.raises(UsageError, match="has one output for two classes"):
@@ -513,9 +579,12 @@ def digits_and_crops(crops: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_what_the_network_says_comes_into_the_table() -> None:
     plan = recipe("digits-vgg16-freeze8")
-    text = repr(describe(plan, [PhaseFacts(133_746_186, 134_301_514, "features.10", {"head": 1e-3})]))
-    assert "133,746,186 of 134,301,514 parameters learn; cut at features.10" in text
-    assert "0.001  head" in text
+    facts = PhaseFacts(133_746_186, 134_301_514, "features.11", {"head": 1e-3, "x": 1e-4}, {"head": 40_970, "x": 3})
+    text = repr(describe(plan, [facts]))
+    assert ("133,746,186 of 134,301,514 parameters learn, 555,328 stay frozen; cut at features.11\n"
+            "        rate  parameters  of\n"
+            "       0.001      40,970  head\n"
+            "      0.0001           3  x") in text
     with pytest.raises(ValueError, match="facts of 2 phases for a plan of 1"):
         describe(plan, [PhaseFacts(1, 2, "x")] * 2)
 

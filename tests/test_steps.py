@@ -189,6 +189,8 @@ def test_resume_with_other_settings_says_which(crops: Path, tmp_path: Path) -> N
         partial(crops, out, hooks=regraft.Hooks(on_event=stop))
     with pytest.raises(OutputError, match=r"begun with other settings \(.*seed: 0, now 3"):
         partial(crops, out, seed=3)
+    anew = partial(crops, out, "phases.0.epochs=1", seed=3, force=True)
+    assert [e.number for e in anew.epochs] == [0, 1]
     with pytest.raises(OutputError, match="holds no unfinished run to resume"):
         partial(crops, tmp_path / "nothing", resume=True)
 

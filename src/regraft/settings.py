@@ -158,8 +158,8 @@ def _one_network(module: object, backbone: str) -> None:
 
 
 PlanName = Annotated[str | Path | None, Setting(
-    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file; by default a frozen "
-    "backbone and a solved head.", metavar="NAME|FILE")]
+    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file, or several of these with "
+    "commas between them; by default a frozen backbone and a solved head.", metavar="NAME|FILE")]
 Changes = Annotated[Sequence[str], Setting(
     "Change a setting of the plan, such as phases.0.epochs=1 or phases.*.epochs=1; may be given several times.",
     metavar="PATH=VALUE")]

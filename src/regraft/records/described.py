@@ -13,6 +13,9 @@ from regraft.records.plan import Phase, Plan
 
 _WIDTH = 110
 
+#: What a forecast of time is worth.
+_MEASURED = "; measured on random pixels, decoding comes on top"
+
 _TITLES = ("phase", "learns", "epochs", "batch", "optimiser", "rate", "schedule", "batch norm")
 
 
@@ -148,7 +151,7 @@ class DescribedPlan(Record):
         lines += [f"  {title:<14} {text}" for title, text in _parts(plan)]
         if self.pass_seconds is not None:
             lines.append(f"  forecast       about {duration(self.pass_seconds)} for one pass of the images through the "
-                         "frozen network, measured on random pixels; decoding comes on top")
+                         f"frozen network{_MEASURED}")
         lines += [f"  {'note':<14} {note}" for note in self.notes]
         if not plan.phases:
             return "\n".join([*lines, "  phases         none: the backbone stays frozen, the head is solved on its "
@@ -233,4 +236,4 @@ def _facts(facts: PhaseFacts) -> Iterator[str]:
     yield from columns([("rate", "parameters", "of"), *rows] if rows else (), indent=2)
     if facts.seconds is not None:
         kept = f", {facts.bytes / 2**20:,.1f} MiB of activations kept" if facts.bytes else ""
-        yield f"forecast: about {duration(facts.seconds)}{kept}; measured on random pixels, decoding comes on top"
+        yield f"forecast: about {duration(facts.seconds)}{kept}{_MEASURED}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ _CLASSES = 2
 
 #: Forward and backward passes cost about this many forward ones.
 _STEP = 3
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _pass_seconds(network: Network, plan: Plan) -> float:
         return 0.0
     program, size = Tapped(network.module, network.readouts), plan.preprocessing.size or network.input.size
     with torch.inference_mode():
-        return _time(lambda: program(_pixels(size))) / _MEASURED
+        return _time(lambda: program(_pixels(size)))[0] / _MEASURED
 
 
 def _pixels(size: int) -> Tensor:
@@ -138,12 +141,12 @@ def _pixels(size: int) -> Tensor:
         memory_format=torch.channels_last)
 
 
-def _time(run: Callable[[], object]) -> float:
-    """Seconds of the second run; the first one sets up."""
+def _time(run: Callable[[], _Made]) -> tuple[float, _Made]:
+    """Seconds of the second run, and what it gives; the first one sets up."""
     run()
     started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    made = run()
+    return time.perf_counter() - started, made
 
 
 def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
@@ -160,8 +163,7 @@ def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
     joined = x
     if program is not None:
         with torch.no_grad():
-            frozen = _time(lambda: program(x))
-            joined = program(x)
+            frozen, joined = _time(lambda: program(x))
     width = 0 if cut is None else cut.numbers
     read = joined[:, :joined.shape[1] - width] if program is not None else x.new_zeros((_MEASURED, 0))
     activation = x if program is None or cut is None else joined[:, -width:].reshape(_MEASURED, *cut.shape)
@@ -179,7 +181,7 @@ def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
         torch.autograd.backward(head(torch.cat(features, 1)).sum())
 
     try:
-        return _Seconds(frozen / _MEASURED, _time(step) / _MEASURED)
+        return _Seconds(frozen / _MEASURED, _time(step)[0] / _MEASURED)
     finally:
         module.requires_grad_(False).zero_grad(set_to_none=True)
         head.zero_grad(set_to_none=True)

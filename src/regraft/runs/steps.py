@@ -21,7 +21,7 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import OutputError, SettingsError, TrainingError
+from regraft.errors import MissingExtraError, OutputError, SettingsError, TrainingError
 from regraft.extraction.extract import extract, extract_view, feature_key
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
@@ -42,7 +42,8 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.records.views import augmentation
-from regraft.runs.folder import RunFolder, write_whole
+from regraft.report.curves import curves
+from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.train import (
     REPEATS,
     Fitted,
@@ -71,8 +72,14 @@ from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
+#: A :class:`regraft.records.training.PhaseForecast` a line, for each phase that was begun.
+FORECASTS = "phases.jsonl"
+
 #: Widest readout that a probe is solved on.
 _WIDEST = 8192
+
+#: Where a run keeps its checkpoints until it is finished.
+CHECKPOINTS = "checkpoints"
 
 #: Share of the free disk that kept activations may take.
 _DISK_SHARE = 0.8
@@ -153,14 +160,20 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
               index.split_counts(), plan)
     folder.write("plan.json", run)
     write_whole(folder.path / "plan.toml", to_toml(plan))
+    if not folder.continued:  # what another run has left there is not to be gone on with
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
             training = _Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
-                        folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
+                        folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks)
             training.loop = loop
+            forecasts = {line["phase"]: line for line in read_lines(folder.path / FORECASTS) if folder.continued}
             for event in loop.run():
+                if isinstance(event, PhaseForecast):
+                    forecasts[event.phase] = event.to_dict()
+                    folder.write_lines(FORECASTS, list(forecasts.values()))
                 folder.write_lines("history.jsonl", loop.history)
                 progress.say(repr(event))
                 yield event
@@ -306,9 +319,10 @@ class _Training:
         if phase.batch_norm == "inference":
             return ()
         names = set(learns.parameters)
-        found = tuple(m for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)
-                      and any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
-        if not found:
+        norms = [(name, m) for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)]
+        found = tuple(m for name, m in norms
+                      if any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
+        if norms and not found:
             raise TrainingError(
                 f"{phase.name}: batch_norm = \"training\" but no batch norm learns; in the frozen part each image's "
                 "features would depend on the others of its batch, so they could not be computed once. Let layers with "
@@ -347,7 +361,7 @@ class _Training:
             training_counts=tuple(int(c) for c in counts),
             own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
-        shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)
         result = TrainResult(
@@ -360,7 +374,19 @@ class _Training:
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
                                           "environment": environment()})
+        self._draw(result)
         return result
+
+    def _draw(self, result: TrainResult) -> None:
+        """Draw the curves; a model without a picture is a model, so what is missing for it is said and no more."""
+        try:
+            picture = curves(result)
+        except MissingExtraError as error:
+            self.progress.say(f"no curves are drawn: {error}")
+            return
+        if picture is not None:
+            write_whole(self.folder.path / "curves.png", picture.png)
+            write_whole(self.folder.path / "curves.svg", picture.svg)
 
     def _digest(self, network: Network) -> str:
         return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest

@@ -68,18 +68,23 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
     """The output folder, claimed for these settings (and ``also``); what is stopped says how to go on."""
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
-    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
-    if settings.module is not None:
-        from regraft.networks.own import own_label
-
-        kept["module"] = own_label(settings.module)
-    with claim(out, {**kept, **also}, settings.force, settings.resume) as folder:
+    with claim(out, decisive(settings, also), settings.force, settings.resume) as folder:
         if folder.continued:
             progress.say(f"continuing in {out}")
         try:
             yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
+
+
+def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings (and ``also``) that decide what comes out: a run is continued with the same ones alone."""
+    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
+    if settings.module is not None:
+        from regraft.networks.own import own_label
+
+        kept["module"] = own_label(settings.module)
+    return {**kept, **also}
 
 
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
