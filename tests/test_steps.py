@@ -246,7 +246,8 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before(crops: Path,
 
 def losses(data: Path, out: Path, *changes: str) -> list[float]:
     """Training loss of each of 21 epochs of one step."""
-    result = partial(data, out, "phases.0.batch=64", "phases.0.epochs=21", "phases.0.precision=fp32", *changes)
+    result = partial(data, out, "phases.0.batch=64", "phases.0.epochs=21", "phases.0.precision=fp32",
+                     "phases.0.optimiser=sgd", "phases.0.rate=0.01", *changes)
     assert result.epochs[-1].step == 21
     return [e.train_loss for e in result.epochs if e.train_loss is not None]
 
