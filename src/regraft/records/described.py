@@ -150,8 +150,8 @@ class DescribedPlan(Record):
             lines.append(f"  data           {shown(str(self.data))}: {counts} images of {self.classes} classes")
         lines += [f"  {title:<14} {text}" for title, text in _parts(plan)]
         if self.pass_seconds is not None:
-            lines.append(f"  forecast       about {duration(self.pass_seconds)} for the images' pass through the frozen "
-                         f"network{_MEASURED}")
+            lines.append(f"  forecast       about {duration(self.pass_seconds)} for the pass of all images through the "
+                         f"frozen network{_MEASURED}")
         lines += [f"  {'note':<14} {note}" for note in self.notes]
         if not plan.phases:
             return "\n".join([*lines, "  phases         none: the backbone stays frozen, the head is solved on its "
