@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from regraft.networks.graph import Graph, Prefix, Suffix
 from regraft.networks.layers import FRONT_STAGE, keras_layers
 from regraft.records.networks import BackboneDetail, Cut, Readout
 from regraft.records.plan import HeadPlan, Phase
+from regraft.records.training import PhaseForecast
 from regraft.strategy.changing import on_backbone, override
 from regraft.strategy.library import recipe
 from regraft.training.head import TrainableHead
@@ -141,7 +144,9 @@ def one_step_moves_what_learns(traced: Traced, words: tuple[str, ...], frozen: t
         assert sum(shares.values()) == found.learning == sum(rung.parameters for rung in found.ladder)
     finally:
         module.eval().requires_grad_(False)
-        module.load_state_dict(before)
+        with torch.no_grad():
+            for name, tensor in module.state_dict().items():
+                tensor.copy_(before[name])
     return found
 
 
@@ -378,3 +383,25 @@ def test_a_plan_remembers_which_network_its_words_were_written_for() -> None:
     assert (anew.phases[0].frozen, anew.phases[0].elsewhere) == (("layers[:20]",), ())
     both = override(plan, ["phases.0.elsewhere=all", "phases.0.frozen=layers[:20]"])
     assert both.phases[0].elsewhere == ("all",)
+
+
+def test_the_plan_tells_what_the_training_does(crops: Path, tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text('name = "p"\n[preprocessing]\nsize = 64\n[head]\nreads = ["last"]\n[[phases]]\nname = "two"\n'
+                    'learns = ["stages[-2:]", "head"]\nlaw = "geometric"\naugment = "horizontal_flip"\nviews = 2\n',
+                    "utf-8")
+    (told,) = regraft.plan(crops, plan=file).plans
+    (facts,) = told.network
+    with contextlib.closing(regraft.iter_epochs(crops, plan=file, out=tmp_path / "m", quiet=True)) as events:  # type: ignore[type-var]
+        event = next(events)
+    assert isinstance(event, PhaseForecast)
+    assert (facts.trainable, facts.parameters, facts.head) == (event.learning, event.total, event.head)
+    assert facts.rates == {rung.label: rung.rate for rung in event.ladder}
+    assert facts.sizes == {rung.label: rung.parameters for rung in event.ladder}
+    assert event.cut is not None
+    assert event.cut.module in facts.cut
+    assert (facts.bytes, event.cached) == (event.bytes, True)
+    assert facts.bytes == (26 * 2 + 6) * event.cut.numbers * 2
+    assert facts.seconds is not None
+    assert facts.seconds > 0
+    assert f"{event.bytes / 2**20:,.1f} MiB of activations kept; measured on random pixels" in repr(told)

@@ -71,8 +71,9 @@ def foresee(plan: Plan, index: ImageIndex | None = None, data: str | None = None
     classes = plan.data.classes or _CLASSES
     if index is not None:
         classes = len(index.classes)
-    elif plan.data.classes is None and not plan.head.one_logit:
-        notes.append(f"figures are for {classes} classes; name the images, or give --set data.classes=NUMBER")
+    elif not plan.head.one_logit:
+        advice = "" if plan.data.classes else "; name the images, or give --set data.classes=NUMBER"
+        notes.append(f"figures are for {classes} classes{advice}")
     if not plan.head.reads:
         notes.append(f"figures are for a head that reads {', '.join(DEFAULT_READS)}; what it reads is chosen on "
                      "validation images")
