@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import regraft
-import regraft.networks  # sets how PyTorch's threads wait, before any test imports it
+import regraft  # sets how PyTorch's threads wait, before any test imports it
 from regraft.records.results import TrainResult
 
 #: Side of the square crops that stand for photographs.
@@ -20,15 +18,12 @@ CROP = 120
 
 @pytest.fixture(scope="session", autouse=True)
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A feature store of the session, for this process and those it starts."""
+    """A feature store of the session, for this process and those it starts; matplotlib's list of fonts beside it."""
     folder = tmp_path_factory.mktemp("store")
-    before = os.environ.get("REGRAFT_STORE")
-    os.environ["REGRAFT_STORE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["REGRAFT_STORE"]
-    else:
-        os.environ["REGRAFT_STORE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_STORE", str(folder))
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "strategy", "manifest", "model", "exports", "runs", "demonstration", "api", "cli",
-         "__main__")
+         "training", "evaluation", "strategy", "report", "manifest", "model", "exports", "runs", "demonstration", "api",
+         "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -27,7 +27,7 @@ WITHOUT_TORCH = (
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
-    "regraft.strategy.describing", "regraft.api", "regraft.cli",
+    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
 )
 
 
@@ -82,7 +82,8 @@ def test_rooms_import_without_torch() -> None:
     code = ("import sys, importlib\n"
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
-            "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime'):\n"
+            "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime',\n"
+            "                                      'matplotlib'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

@@ -46,6 +46,8 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
     ClassFigures,
+    Compared,
+    Comparison,
     Evaluation,
     ExportResult,
     FeatureCount,
@@ -55,6 +57,7 @@ from regraft.records.results import (
     Predictions,
     TrainResult,
 )
+from regraft.records.training import Epoch
 from regraft.settings import Declared, declared
 
 ROOT = Path(__file__).parents[1]
@@ -65,9 +68,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 #: Which record each section of docs/json.md describes, by the section's title.
 DOCUMENTS: dict[str, type[Record]] = {
-    "train": TrainResult, "evaluate": Evaluation, "predict": Predictions, "features": FeatureExport,
+    "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
+    "predict": Predictions, "features": FeatureExport,
     "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
-    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
+    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
@@ -76,7 +80,8 @@ DOCUMENTS: dict[str, type[Record]] = {
 }
 
 SETTINGS: dict[str, list[Declared]] = {
-    name: list(declared(function.settings)) for name, function in COMMANDS.items()  # type: ignore[attr-defined]
+    name: [item for item in declared(function.settings) if not item.setting.python_only]  # type: ignore[attr-defined]
+    for name, function in COMMANDS.items()
 }
 
 

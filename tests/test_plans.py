@@ -510,7 +510,9 @@ def test_settings_are_explained() -> None:
     names = {(row.name, place) for row in every for place in row.where}
     for command, kind in commands().items():
         for item in declared(kind):
-            assert (item.setting.metavar if item.setting.positional else item.option, f"regraft {command}") in names
+            named = (item.name, f"regraft.{command}()") if item.setting.python_only else (
+                item.setting.metavar if item.setting.positional else item.option, f"regraft {command}")
+            assert named in names
     assert {(item.name, place) for place, kind in places() for item in declared(kind)} <= names
     (epochs,) = regraft.explain("phases.0.epochs").settings
     assert (epochs.default, epochs.allowed) == ("5.0", "a number more than 0 and at most 10,000")

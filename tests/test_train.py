@@ -281,7 +281,7 @@ def test_told_to_stop_it_leaves_nothing_half_written(tmp_path: Path, sent: signa
         _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
     assert "Traceback" not in said
-    assert "stopped; the features computed so far are kept" in said
+    assert "stopped; what was computed so far is kept" in said
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not [p for p in (tmp_path / "out").rglob("*") if "half" in p.name or "finishing" in p.name]
     assert json_of("train", data, "--out", tmp_path / "out", "--store", tmp_path / "store")["features"]["reused"] >= 64

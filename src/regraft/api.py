@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.plan import Plan
-    from regraft.records.results import Evaluation, ExportResult, Predictions, TrainResult
+    from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.training import Epoch, PhaseForecast
 
 
@@ -49,10 +49,11 @@ def _progress(quiet: bool) -> Progress:
 
 
 @takes(TrainSettings)
-def train(settings: TrainSettings) -> TrainResult:
+def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no Comparison, and callers know which
     """Make a classifier of labelled images; say how good it is.
 
-    The result names the folder (``out``) and holds the figures of validation and test.
+    The result names the folder (``out``) and holds the figures of validation and test. Where ``plan`` stands for
+    several plans, ``out`` holds a model folder for each, and the result is a ``Comparison``.
 
     Raises
     ------
@@ -72,37 +73,40 @@ def train(settings: TrainSettings) -> TrainResult:
     progress = _progress(settings.quiet)
     if is_feature_file(settings.data):
         from regraft.runs.train_file import train as run
-    elif (plan := _plan(settings)) is not None:
-        return _by_steps()(settings, plan, progress)
+    elif plans := _plans(settings):
+        return _by_steps(plans)(settings, progress)
     else:
         from regraft.runs.train import train as run
     return run(settings, progress)
 
 
-def _plan(settings: TrainSettings) -> Plan | None:
-    """The plan of a training by steps, or None where the backbone stays frozen and the head is solved."""
+def _plans(settings: TrainSettings) -> tuple[Plan, ...]:
+    """The plans of a training by steps; none where the backbone stays frozen and the head is solved."""
     from regraft.records.plan import BackbonePlan, PreprocessingPlan
     from regraft.strategy.changing import override
-    from regraft.strategy.library import load_plan
+    from regraft.strategy.library import load_plans
     from regraft.strategy.presets import strategy_plan
 
     if settings.plan is not None:
-        plan = load_plan(settings.plan)
+        plans = load_plans(settings.plan)
     elif settings.strategy != "features":
-        plan = strategy_plan(settings.strategy, BackbonePlan(), PreprocessingPlan())
+        plans = (strategy_plan(settings.strategy, BackbonePlan(), PreprocessingPlan()),)
     elif settings.set:
         raise UsageError("--set changes a plan; name one with --plan or --strategy")
     else:
-        return None
-    return override(plan, settings.set)
+        return ()
+    return tuple(override(plan, settings.set) for plan in plans)
 
 
-def _by_steps() -> Callable[[TrainSettings, Plan, Progress], TrainResult]:
+def _by_steps(plans: tuple[Plan, ...]) -> Callable[[TrainSettings, Progress], TrainResult | Comparison]:
     try:
+        from regraft.runs.compare import compare
         from regraft.runs.steps import train as run
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
-    return run
+    if len(plans) == 1:
+        return lambda settings, progress: run(settings, plans[0], progress)
+    return lambda settings, progress: compare(settings, plans, progress)
 
 
 @takes(TrainSettings)
@@ -112,14 +116,18 @@ def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | Tra
     Takes what ``train`` takes; ``plan`` or a ``strategy`` other than features must be given. Whoever stops
     iterating finds a checkpoint of the last whole epoch.
     """
-    plan = _plan(settings)
-    if plan is None:
+    from regraft.strategy.library import load_plan
+
+    if settings.plan is not None:
+        load_plan(settings.plan)  # raises where the name stands for several
+    plans = _plans(settings)
+    if not plans:
         raise UsageError("there are no epochs without a plan; name one with plan= or strategy=")
     try:
         from regraft.runs.steps import events
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
-    return events(settings, plan, _progress(settings.quiet))
+    return events(settings, plans[0], _progress(settings.quiet))
 
 
 @takes(FeaturesSettings)
@@ -158,7 +166,7 @@ def predict(settings: PredictSettings) -> Predictions:
     others are answered. Raises ModelError (TamperedError) for an unusable model.
     """
     paths = settings.paths if isinstance(settings.paths, Sequence) else [settings.paths]
-    answers = load(settings.model).predict(
+    answers = load(settings.model, module=settings.module).predict(
         [paths] if isinstance(paths, str) else list(paths), device=settings.device,
         follow_links=settings.follow_links, progress=_progress(settings.quiet or _is_few(paths)))
     if settings.csv is not None:
@@ -184,14 +192,18 @@ def predictions_csv(answers: Predictions) -> str:
     return text.getvalue()
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, module: object = None) -> Model:
     """Load a model folder; every file that decides answers is checked first. See :meth:`Model.predict`.
 
-    Raises ModelError where there is no finished model, TamperedError where a byte was changed.
+    ``module`` is the torch module that the model was trained with, where it was given as one; it stays as it is, and a
+    copy of it takes the model's weights.
+
+    Raises ModelError where there is no finished model or the module is another network, BackboneError where the
+    weights do not fit it, TamperedError where a byte was changed.
     """
     from regraft.model import load as run
 
-    return run(path)
+    return run(path, module)
 
 
 @takes(ExportSettings)

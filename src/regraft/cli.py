@@ -61,7 +61,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
         try:
             result = function(**{item.name: values[item.name] for item in settings})
         except KeyboardInterrupt as stop:  # caught here: typer would end the process without a word
-            Lines().say("stopped; the features computed so far are kept, and the same command uses them")
+            Lines().say("stopped; what was computed so far is kept, and the same command goes on from there")
             raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
         _print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if json_document else repr(result))
         if getattr(result, "errors", ()):

@@ -75,7 +75,14 @@ class ImageError(DataError):
 
 
 class BackboneError(RegraftError):
-    """A network or its weights can't be had, or do not fit each other."""
+    """A network or its weights can't be had, or do not fit each other.
+
+    ``differences`` holds a line for every tensor that does not fit, where that is why.
+    """
+
+    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
+        self.differences = tuple(differences)
+        super().__init__(message)
 
 
 class ModelError(RegraftError):

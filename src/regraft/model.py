@@ -23,6 +23,8 @@ from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
 
@@ -60,11 +62,12 @@ class Model:
     ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
     """
 
-    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages, module: object = None) -> None:
         self.folder = folder
         self._record = record
         self.head = head
         self.seen = seen
+        self._module = module
         self._engines: dict[tuple[str, bool], Engine] = {}
 
     @property
@@ -87,14 +90,27 @@ class Model:
         if key not in self._engines:
             try:
                 from regraft.engines.pytorch import PyTorchEngine
-                from regraft.networks.build import restore
-                from regraft.networks.weights import read_weights
             except ImportError:
                 raise MissingExtraError("predicting with a model folder", "train") from None
-            module = restore(record.backbone, read_weights(self.folder / BACKBONE), record.preprocessing.size)
             readouts = record.readouts if all_readouts else record.head_readouts
-            self._engines[key] = PyTorchEngine(module, readouts, record.preprocessing, device)
+            self._engines[key] = PyTorchEngine(self.network(), readouts, record.preprocessing, device)
         return self._engines[key]
+
+    def network(self) -> nn.Module:
+        """The backbone with the model's weights, a torch module of its own in inference mode.
+
+        Raises BackboneError or ModelError where a network of the caller's own is not the one that was trained.
+        """
+        try:
+            from regraft.networks.build import restore
+            from regraft.networks.own import restore_own
+            from regraft.networks.weights import read_weights
+        except ImportError:
+            raise MissingExtraError("predicting with a model folder", "train") from None
+        record, state = self.record, read_weights(self.folder / BACKBONE)
+        if record.own is None:
+            return restore(record.backbone, state, record.preprocessing.size)
+        return restore_own(record.own, self._module, state, record.readouts, record.preprocessing.size)
 
     def predict(self, images: Any, *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
                 follow_links: bool = False, progress: Progress | None = None) -> Predictions:
@@ -199,10 +215,13 @@ def _looked_at(sources: list[tuple[str, Any]], record: ModelRecord) -> Iterator[
     yield from ordered_map(look, sources)
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, module: object = None) -> Model:
     """Load a model folder. Every file that decides answers is checked first; nothing in it is executed.
 
-    Raises ModelError where there is no finished model, TamperedError where a byte was changed.
+    ``module`` is the network that the model was trained with, where that was no named one.
+
+    Raises ModelError where there is no finished model or the module is another network, TamperedError where a byte
+    was changed.
     """
     from safetensors.numpy import load_file
 
@@ -214,7 +233,7 @@ def load(path: str | Path) -> Model:
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
-            model = Model(folder, record, restore_head(record.head, head), seen)
+            model = Model(folder, record, restore_head(record.head, head), seen, module)
         else:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
@@ -224,7 +243,22 @@ def load(path: str | Path) -> Model:
     if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
                          f"{[width, len(model.classes)]}")
+    _require_module(model, module)
     return model
+
+
+def _require_module(model: Model, module: object) -> None:
+    """Raise ModelError where the model needs a module that is not given or is not its own, or needs none."""
+    own = None if isinstance(model, HeadModel) else model.record.own
+    if own is None:
+        if module is not None:
+            raise ModelError(f"{model.folder} was trained with a named network or none; leave the module away")
+        return
+    if module is None:
+        raise ModelError(
+            f"{model.folder} was trained with a network of your own, {shown(own.name)}, whose program is in no file; "
+            f"in Python, give one: regraft.load({str(model.folder)!r}, module={shown(own.name)}(...))")
+    model.network()
 
 
 def _json(path: Path) -> Any:

@@ -26,6 +26,8 @@ Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
 
+_BACKBONE = "efficientnet_lite0"
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -131,6 +133,11 @@ FollowLinks = Annotated[bool, Setting("Follow links that lead out of the data fo
 LayoutSetting = Annotated[Layout, Setting(
     "What the sub-folders of a data folder are; 'auto' takes names such as train and val for splits.")]
 Backbone = Annotated[str, Setting("The pre-trained network; `regraft backbones` lists them.", metavar="NAME")]
+Module = Annotated[object, Setting(
+    "A network of your own, a torch.nn.Module that gives class scores, in place of a named backbone.",
+    python_only=True)]
+TrainedModule = Annotated[object, Setting(
+    "The module that the model was trained with, where it is a network of your own.", python_only=True)]
 Weights = Annotated[str | Path | None, Setting(
     "A local .safetensors or .pth file with the backbone's weights.", metavar="FILE")]
 FitSetting = Annotated[Fit, Setting(
@@ -144,9 +151,15 @@ MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
 
 
+def _one_network(module: object, backbone: str) -> None:
+    """Raise SettingsError where both a module and another network's name are given."""
+    if module is not None and backbone != _BACKBONE:
+        raise SettingsError([f"backbone: {backbone!r} and a module are given; give one of them"])
+
+
 PlanName = Annotated[str | Path | None, Setting(
-    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file; by default a frozen "
-    "backbone and a solved head.", metavar="NAME|FILE")]
+    "A recipe or a group of recipes (`regraft recipes` lists them), or a plan's TOML file, or several of these with "
+    "commas between them; by default a frozen backbone and a solved head.", metavar="NAME|FILE")]
 Changes = Annotated[Sequence[str], Setting(
     "Change a setting of the plan, such as phases.0.epochs=1 or phases.*.epochs=1; may be given several times.",
     metavar="PATH=VALUE")]
@@ -164,7 +177,7 @@ class TrainSettings:
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
     test: Annotated[str | Path | None, Setting(
         "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
-    backbone: Backbone = "efficientnet_lite0"
+    backbone: Backbone = _BACKBONE
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
@@ -198,11 +211,13 @@ class TrainSettings:
     quiet: Quiet = False
     resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
+    module: Module = None
     hooks: Annotated[object, Setting(
         "What a caller in Python replaces: see regraft.Hooks.", python_only=True)] = None
 
     def __post_init__(self) -> None:
         check(self)
+        _one_network(self.module, self.backbone)
         if self.time_limit is not None:
             seconds(self.time_limit)
         size_in_bytes(self.store_limit)
@@ -227,6 +242,7 @@ class EvaluateSettings:
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
+    module: TrainedModule = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -245,6 +261,7 @@ class PredictSettings:
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
     quiet: Quiet = False
+    module: TrainedModule = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -262,6 +279,7 @@ class ExportSettings:
     out: Annotated[str | Path | None, Setting(
         "The file to write; by default model.onnx in the model folder.", metavar="F")] = None
     quiet: Quiet = False
+    module: TrainedModule = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -298,7 +316,7 @@ class FeaturesSettings:
     pool: Annotated[Pool, Setting(
         "What becomes of a layer's positions: their mean, their largest value, or nothing, so that features keep "
         "the layer's own shape.")] = "mean"
-    backbone: Backbone = "efficientnet_lite0"
+    backbone: Backbone = _BACKBONE
     weights: Weights = None
     fit: FitSetting = "crop"
     size: Size = None
@@ -312,9 +330,11 @@ class FeaturesSettings:
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
     force: Annotated[bool, Setting("Replace FILE where it exists.")] = False
+    module: Module = None
 
     def __post_init__(self) -> None:
         check(self)
+        _one_network(self.module, self.backbone)
         size_in_bytes(self.store_limit)
 
 
@@ -440,7 +460,8 @@ class Declared:
             return f"a list, each of it {dataclasses.replace(self, type=get_args(self.type)[0]).allowed}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
+        names = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false",
+                 object: "an object of Python"}
         words = [names[kind] for kind in self.kinds if kind in names]
         return " or ".join(words) + (f" {self.setting.range}" if self.setting.range else "")
 
@@ -507,6 +528,8 @@ def _type_problem(item: Declared, value: object) -> str | None:
     if item.choices:
         return None if value in item.choices else item.allowed
     kinds = item.kinds
+    if object in kinds:  # whoever uses it tells what it must be
+        return None
     if isinstance(value, bool):
         fits = bool in kinds
     elif isinstance(value, int):

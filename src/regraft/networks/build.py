@@ -17,6 +17,7 @@ from regraft.networks.layers import cut_rows, layer_rows, stage_rows
 from regraft.networks.plain import build_plain
 from regraft.networks.readouts import INPUT, LAST, LOGITS, find_readouts
 from regraft.networks.weights import State, bundled_weights, load_strict, read_weights, weights_digest
+from regraft.records.images import Finding
 from regraft.records.networks import BackboneDetail, HeadLayer, InputSpec, Readout, StageRow
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
@@ -27,14 +28,20 @@ _AUXILIARY = {"torchvision:googlenet": ("aux1", "aux2"), "torchvision:inception_
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone with its weights: ``module`` in inference mode, where its features are read, how it sees."""
+    """A backbone with its weights: ``module`` in inference mode, where its features are read, how it sees.
+
+    ``architecture`` says what the tensors are of, whatever their numbers; ``digest`` is of both. ``findings`` tell
+    what the user should know about the weights.
+    """
 
     name: str
     module: nn.Module
     readouts: tuple[Readout, ...]
     input: InputSpec
     licence: str | None
+    architecture: str
     digest: str
+    findings: tuple[Finding, ...] = ()
 
     def state(self) -> State:
         """The module's tensors."""
@@ -125,7 +132,7 @@ def _read(found: Resolved, module: nn.Module, size: int | None, digest: str) -> 
     module.eval().requires_grad_(False)
     spec = _input(found, module)
     readouts = find_readouts(module, size or spec.size)
-    return Network(found.entry.name, module, readouts, spec, found.entry.licence, digest)
+    return Network(found.entry.name, module, readouts, spec, found.entry.licence, _kind(found), digest)
 
 
 def _kind(found: Resolved) -> str:

@@ -66,6 +66,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], InputSpec]] = {
 PLAIN = {"plain:mlp": "three hidden layers of 500 on the pixels", "plain:cnn": "three convolutions and a dense layer"}
 
 
+#: Source of networks that a caller gave as a module; no name leads to one.
+OWN = "own"
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A name, understood: ``architecture`` is what the source calls it, ``options`` how it is to be built.
@@ -95,6 +99,8 @@ def resolve(name: str) -> Resolved:
         architecture, options, spec = VARIANTS[name]
         return Resolved(Backbone(name, "timm", input_size=spec.size), architecture, options, spec)
     source, colon, rest = name.partition(":")
+    if source == OWN and colon:
+        raise BackboneError(f"{name} is a network of one's own, which only Python has: regraft.train(DATA, module=...)")
     if source == "plain" and colon:
         if name not in PLAIN:
             raise UnknownNameError("backbone", name, PLAIN)

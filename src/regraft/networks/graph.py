@@ -73,7 +73,7 @@ class Graph:
     def __init__(self, module: nn.Module, size: int, readouts: Sequence[Readout]) -> None:
         self.module = module
         self.readouts = {readout.name: readout for readout in readouts}
-        self._program = _trace(module, size)
+        self._program = trace(module, size)
         self.nodes = [node for node in self._program.graph.nodes if node.op in ("call_function", "output")]
         self._position = {node: at for at, node in enumerate(self.nodes)}
         self._image = next(node for node in self._program.graph.nodes if node.op == "placeholder")
@@ -514,7 +514,11 @@ class Suffix(nn.Module):
                           for t, r in zip(read, self._readouts, strict=True)], 1)
 
 
-def _trace(module: nn.Module, size: int) -> fx.GraphModule:
+def trace(module: nn.Module, size: int) -> fx.GraphModule:
+    """The network's operations on pictures of one size, any number of them, in inference mode.
+
+    Raises BackboneError where it can't be traced so.
+    """
     module.eval()
     device = next(module.parameters()).device
     logger = logging.getLogger("torch.export")

@@ -17,7 +17,7 @@ class Reader(nn.Module):
     """View 0's pixels, uint8 [B, S, S, 3], to the joined readouts, float32 [B, D].
 
     The engine runs it and the export writes it down, so both read the same features. A
-    :class:`~regraft.networks.graph.Prefix` is run as it is.
+    :class:`~regraft.networks.graph.Prefix` (or what is tapped already) is run as it is.
     """
 
     mean: Tensor
@@ -25,7 +25,7 @@ class Reader(nn.Module):
 
     def __init__(self, network: nn.Module, readouts: Sequence[Readout], rules: Preprocessing) -> None:
         super().__init__()
-        self.program = network if isinstance(network, Prefix) else Tapped(network, readouts)
+        self.program = network if isinstance(network, Prefix | Tapped) else Tapped(network, readouts)
         self.register_buffer("mean", torch.tensor(rules.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(rules.std).view(1, 3, 1, 1) * 255)
 

@@ -6,6 +6,7 @@ Found by running the network once and looking at what its modules give, not by a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -120,7 +121,9 @@ def find_readouts(network: nn.Module, size: int) -> tuple[Readout, ...]:
     seen, layers, classes = _trace(network, size)
     head = _head(layers, classes)
     pooling: Pooling = "none" if len(head.given) == 2 else "mean"
-    stages = _stages(seen[:head.before])
+    # What runs several times in a pass is no one place: a pooling layer that serves all of a network, for instance.
+    runs = Counter(item.node for item in seen)
+    stages = _stages([item for item in seen[:head.before] if runs[item.node] == 1])
     # What is only pooled between the last stage and the head would be read twice.
     if len(stages) > 1 and stages[-1].shape[0] == head.given[1] and stages[-1].pooling == "mean":
         stages.pop()

@@ -75,27 +75,43 @@ def bundled_weights(item: Bundled, network: nn.Module) -> State:
     return {name: tensor for name, (_, tensor) in zip(names, given, strict=True)}
 
 
-def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors into a network; raises BackboneError with every missing, unexpected or misshapen one.
+def load_strict(network: nn.Module, state: Mapping[str, Tensor], source: str, head: str = "") -> tuple[str, ...]:
+    """Load tensors into a network, by name; raises BackboneError with every missing, unexpected or misshapen one.
 
-    Half precision is widened to the network's own.
+    Half precision is widened to the network's own. ``head`` names a module that may differ: if one of its tensors
+    does, all of them stay as they are, and a line for each difference is returned.
     """
     own = network.state_dict()
     given = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    missing = [n for n in own if n not in given and not n.endswith(_COUNTER)]
-    unexpected = [n for n in given if n not in own]
-    misshapen = [f"{n} {list(given[n].shape)} instead of {list(own[n].shape)}"
-                 for n in own if n in given and given[n].shape != own[n].shape]
-    # Quantised integers would be taken for weights.
-    mistyped = [f"{n} {str(given[n].dtype).removeprefix('torch.')}" for n in own
-                if n in given and given[n].is_floating_point() != own[n].is_floating_point()]
-    differences = [f"{len(names)} {kind}: {_few(names)}" for kind, names in
-                   (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen),
-                                   ("of another type", mistyped)) if names]
-    if differences:
-        raise BackboneError(f"{source} does not fit the network; {'; '.join(differences)}")
+    found = _differences(own, given)
+    differing = {kind: {n: text for n, text in of_kind.items() if not (head and n.startswith(f"{head}."))}
+                 for kind, of_kind in found.items()}
+    if any(differing.values()):
+        told = "; ".join(f"{len(of_kind)} {kind}: {_few(list(of_kind.values()))}"
+                         for kind, of_kind in differing.items() if of_kind)
+        raise BackboneError(f"{source} does not fit the network; {told}", _lines(differing))
+    if any(found.values()):
+        given = {n: tensor for n, tensor in given.items() if not n.startswith(f"{head}.")}
     own.update(given)  # which also keeps the versions that some modules of torchvision's ask for
     network.load_state_dict(own, strict=True)
+    return _lines(found)
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    """By kind and name, in words, what keeps tensors from being loaded."""
+    both = [n for n in own if n in given]
+    return {
+        "missing": {n: n for n in own if n not in given and not n.endswith(_COUNTER)},
+        "unexpected": {n: n for n in given if n not in own},
+        "of another shape": {n: f"{n} {list(given[n].shape)} instead of {list(own[n].shape)}" for n in both
+                             if given[n].shape != own[n].shape},
+        # Quantised integers would be taken for weights.
+        "of another type": {n: f"{n} {str(given[n].dtype).removeprefix('torch.')}" for n in both
+                            if given[n].is_floating_point() != own[n].is_floating_point()}}
+
+
+def _lines(found: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    return tuple(f"{kind}: {text}" for kind, of_kind in found.items() for text in of_kind.values())
 
 
 def _few(names: list[str]) -> str:

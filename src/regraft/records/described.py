@@ -150,7 +150,7 @@ class DescribedPlan(Record):
             lines.append(f"  data           {shown(str(self.data))}: {counts} images of {self.classes} classes")
         lines += [f"  {title:<14} {text}" for title, text in _parts(plan)]
         if self.pass_seconds is not None:
-            lines.append(f"  forecast       about {duration(self.pass_seconds)} for the pass of all images through the "
+            lines.append(f"  forecast       about {duration(self.pass_seconds)} for one pass of the images through the "
                          f"frozen network{_MEASURED}")
         lines += [f"  {'note':<14} {note}" for note in self.notes]
         if not plan.phases:

@@ -14,6 +14,23 @@ from regraft.records.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
+class OwnNetwork(Record):
+    """A network that a caller gave as a module: how to know it again.
+
+    Attributes
+    ----------
+    name:
+        Of the module's class; told, never looked up.
+    answers:
+        Numbers that the readouts give for fixed pictures. A module that takes the same tensors but computes something
+        else gives others.
+    """
+
+    name: str
+    answers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ModelRecord(Record):
     """The metadata of a saved model.
 
@@ -22,7 +39,8 @@ class ModelRecord(Record):
     classes:
         Names in the order of the head's outputs.
     backbone, weights_digest, licence:
-        Catalogue name of the architecture, digest of its tensors, licence of the weights.
+        Catalogue name of the architecture (``own:NAME`` of the caller's own), digest of its tensors, licence of the
+        weights.
     preprocessing:
         View 0.
     readouts:
@@ -33,6 +51,8 @@ class ModelRecord(Record):
         Images of each class that the head was fitted on.
     start:
         What the training read: images, or a file of their features.
+    own:
+        Of a network that the caller gave as a module; the model is loaded with that module.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +66,7 @@ class ModelRecord(Record):
     training_counts: tuple[int, ...]
     precision: Literal["fp32"] = "fp32"
     start: Literal["images", "features"] = "images"
+    own: OwnNetwork | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 from regraft.errors import DataError, UsageError
@@ -281,6 +281,109 @@ class TrainResult(Record):
     def _repr_html_(self) -> str:
         parts = (figures._repr_html_() for figures in (self.validation, self.test) if figures is not None)
         return f"<pre>{html.escape(repr(self))}</pre>" + "".join(parts)
+
+
+@dataclass(frozen=True)
+class Compared(Record):
+    """One row of a comparison: a plan, and the model that came of it.
+
+    Attributes
+    ----------
+    plan, out, backbone:
+        The plan's name, the model folder, the network.
+    learning:
+        Parameters that learned in some phase, the largest such number; None for a plan without phases.
+    epochs, planned:
+        Epochs that ran, and those of the plan: fewer where it stopped early.
+    first:
+        Accuracy on validation after the first epoch of the first phase; None where there was none.
+    validation, test:
+        Accuracies of the saved model, or None where no image was held out.
+    seconds:
+        Wall time of this training.
+    published:
+        Figures of the walk-through that the plan follows, as it gives them.
+    """
+
+    plan: str
+    out: str
+    backbone: str
+    learning: int | None
+    epochs: int
+    planned: float
+    first: float | None
+    validation: Interval | None
+    test: Interval | None
+    seconds: float
+    published: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Record):
+    """Several plans, trained on the same images in the same splits.
+
+    Attributes
+    ----------
+    out:
+        The folder that holds a model folder for each plan.
+    images:
+        How many images are in each split.
+    rows:
+        A row a plan, in the order in which they were named.
+    majority, test_majority:
+        What always answering the commonest class of the training images reaches on validation and on test; None
+        where no image was held out.
+    seconds:
+        Wall time of the trainings, those of earlier commands included.
+    note:
+        What the reader must know.
+    """
+
+    out: str
+    images: dict[str, int]
+    rows: tuple[Compared, ...]
+    majority: Majority | None
+    test_majority: Majority | None
+    seconds: float
+    note: str
+
+    def __repr__(self) -> str:
+        table = [_TITLES, *(_cells(row) for row in self.rows), *self._baseline()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                 for row in table]
+        for at in range(len(self.rows), 0, -1):
+            lines[at + 1:at + 1] = [f"  published {figure}: {text}"
+                                    for figure, text in self.rows[at - 1].published.items()]
+        images = ", ".join(f"{count:,} {split}" for split, count in self.images.items() if count)
+        return "\n".join([f"{len(self.rows)} plans in {shown(self.out)} in {self.seconds:.1f} s; images: {images}",
+                          *lines, self.note])
+
+    def _repr_html_(self) -> str:
+        def line(cells: Sequence[str], mark: str = "td") -> str:
+            return f"<tr>{''.join(f'<{mark}>{html.escape(cell)}</{mark}>' for cell in cells)}</tr>"
+
+        published = ("; ".join(f"{figure}: {text}" for figure, text in row.published.items()) for row in self.rows)
+        rows = [line([*_cells(row), figures]) for row, figures in zip(self.rows, published, strict=True)]
+        rows += [line([*row, ""]) for row in self._baseline()]
+        return f"<table>{line([*_TITLES, 'published'], 'th')}{''.join(rows)}</table><p>{html.escape(self.note)}</p>"
+
+    def _baseline(self) -> list[tuple[str, ...]]:
+        """The row of always answering the commonest class."""
+        known = self.majority or self.test_majority
+        if known is None:
+            return []
+        return [(f"always {shown(known.label)}", "", "", "", *(
+            "-" if one is None else f"{one.accuracy:.1%}" for one in (self.majority, self.test_majority)), "")]
+
+
+_TITLES = ("plan", "backbone", "learn", "epochs", "validation", "test", "seconds")
+
+
+def _cells(row: Compared) -> tuple[str, ...]:
+    epochs = f"{row.epochs}" if row.epochs >= row.planned else f"{row.epochs} of {row.planned:g}"
+    return (shown(row.plan), shown(row.backbone), "-" if row.learning is None else f"{row.learning:,}", epochs,
+            *("-" if figure is None else repr(figure) for figure in (row.validation, row.test)), f"{row.seconds:.1f}")
 
 
 @dataclass(frozen=True, repr=False)

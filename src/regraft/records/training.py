@@ -22,7 +22,7 @@ class Rung(Record):
 
 @dataclass(frozen=True, repr=False)
 class PhaseForecast(Record):
-    """What a phase will do, known before it starts.
+    """What a phase will do, known before its first step.
 
     Attributes
     ----------
@@ -40,6 +40,8 @@ class PhaseForecast(Record):
         Views of each image; whether activations at the cut are kept.
     bytes:
         What the kept activations take on the disk.
+    prepared_seconds:
+        How long tracing the network and computing what is kept took.
     """
 
     phase: str
@@ -51,12 +53,14 @@ class PhaseForecast(Record):
     views: int
     cached: bool
     bytes: int
+    prepared_seconds: float = 0.0
 
     def __repr__(self) -> str:
         where = "behind the last layer" if self.cut is None else (
             "in front of the first layer") if self.cut.position < 0 else (
             f"after {self.cut.module or self.cut.name}, {' x '.join(map(str, self.cut.shape))}")
-        kept = f"; {self.views} views kept, {self.bytes / 2**20:,.1f} MiB" if self.cached else ""
+        kept = (f"; {self.views or 1} views kept, {self.bytes / 2**20:,.1f} MiB in {self.prepared_seconds:.1f} s"
+                if self.cached else "")
         lines = [f"phase {self.phase}: {self.learning:,} of {self.total:,} parameters learn, {self.head:,} of them in "
                  "the head", f"  cut {where}{kept}"]
         if len(self.ladder) > 1:

@@ -24,7 +24,7 @@ from regraft.settings import EvaluateSettings, size_in_bytes
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
-    model = load(settings.model)
+    model = load(settings.model, settings.module)
     record = model.record
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
     if settings.splits is not None:

@@ -14,7 +14,7 @@ from regraft.data.listing import Seen, pictures
 from regraft.data.named import named_folder
 from regraft.data.splits import TRAIN, VALIDATION, read_splits
 from regraft.errors import ExportError, MissingExtraError, OutputError
-from regraft.model import BACKBONE, EXPORT, EXPORT_RECORD, RUN, Model, load
+from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.results import ExportResult
@@ -35,7 +35,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
         from regraft.exports.onnx_file import OPSET, metadata, onnx_bytes
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
-    model = load(settings.model)
+    model = load(settings.model, settings.module)
     out = Path(settings.out).expanduser() if settings.out is not None else model.folder / EXPORT
     if not out.parent.is_dir() or out.is_dir():
         raise OutputError(f"{shown(str(out))} can't be written: "
@@ -108,13 +108,10 @@ def _spread(items: Sequence[_T], most: int) -> list[_T]:
 def _classifier(model: Model) -> Any:
     """The whole model as one module."""
     from regraft.exports.graph import Classifier
-    from regraft.networks.build import restore
     from regraft.networks.reader import Reader
-    from regraft.networks.weights import read_weights
 
     record = model.record
-    network = restore(record.backbone, read_weights(model.folder / BACKBONE))
-    return Classifier(Reader(network, record.head_readouts, record.preprocessing), model.head)
+    return Classifier(Reader(model.network(), record.head_readouts, record.preprocessing), model.head)
 
 
 def _write(out: Path, data: bytes, result: ExportResult) -> None:

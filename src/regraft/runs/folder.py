@@ -69,6 +69,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+def read_lines(path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a file of JSON lines; none where it is not there or no such file."""
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [line for line in lines if isinstance(line, dict)]
+
+
 def begun_with(out: Path) -> dict[str, Any]:
     """The settings that the run in a model folder was begun with, as plain values; empty where none are told."""
     begun = _read(out / RUN / _STARTED)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,15 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import OutputError, SettingsError, TrainingError
+from regraft.errors import MissingExtraError, OutputError, SettingsError, TrainingError
 from regraft.extraction.extract import extract, extract_view, feature_key
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
-from regraft.networks.build import Network, load_backbone
+from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Prefix, Suffix
 from regraft.networks.learns import Learning
+from regraft.networks.own import load_network, own_name
 from regraft.networks.readouts import Tapped, read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
@@ -42,7 +42,8 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.records.views import augmentation
-from regraft.runs.folder import RunFolder, write_whole
+from regraft.report.curves import curves
+from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.train import (
     REPEATS,
     Fitted,
@@ -52,9 +53,11 @@ from regraft.runs.train import (
     fit,
     judge_test,
     open_images,
+    own_record,
     preprocessing,
     seen_images,
     tell_images,
+    tell_network,
     trim,
 )
 from regraft.settings import TrainSettings, size_in_bytes
@@ -69,8 +72,14 @@ from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
+#: A :class:`regraft.records.training.PhaseForecast` a line, for each phase that was begun.
+FORECASTS = "phases.jsonl"
+
 #: Widest readout that a probe is solved on.
 _WIDEST = 8192
+
+#: Where a run keeps its checkpoints until it is finished.
+CHECKPOINTS = "checkpoints"
 
 #: Share of the free disk that kept activations may take.
 _DISK_SHARE = 0.8
@@ -102,9 +111,15 @@ def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
         settings, no_test=no_test, limit=chosen("limit", data.limit), folds=None,
         test_share=settings.test_share if no_test else chosen("test_share", data.test_share),
         validation_share=chosen("validation_share", data.validation_share), size=chosen("size", seen.size),
-        fit=chosen("fit", seen.fit), backbone=chosen("backbone", backbone.name),
+        fit=chosen("fit", seen.fit),
+        backbone=settings.backbone if settings.module is not None else chosen("backbone", backbone.name),
         weights=chosen("weights", backbone.weights))
-    plan = on_backbone(plan, settings.backbone)
+    if settings.module is None:
+        plan = on_backbone(plan, settings.backbone)
+    elif backbone.name == defaults.backbone:  # no network is named, so the phases' words are meant for the module
+        plan = replace(plan, backbone=replace(backbone, name=own_name(settings.module)))
+    else:
+        plan = on_backbone(plan, own_name(settings.module))
     return settings, replace(
         plan, data=replace(data, limit=settings.limit, validation_share=settings.validation_share,
                            test_share=0.0 if no_test else settings.test_share),
@@ -138,19 +153,27 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
     settings, plan, index = job.settings, job.plan, job.index
     tell_images(index, folder, progress)
     network, rules = _network(job)
+    tell_network(network, progress)
     reads = tuple(read_as(word, network.module, network.readouts, rules.size) for word in plan.head.reads)
     readouts = (*network.readouts, *(r for r in reads if r not in network.readouts))
     run = Run(plan.name, network.name, network.digest, rules, readouts, None, REPEATS, settings.seed,
               index.split_counts(), plan)
     folder.write("plan.json", run)
     write_whole(folder.path / "plan.toml", to_toml(plan))
+    if not folder.continued:  # what another run has left there is not to be gone on with
+        shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
             training = _Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
-                        folder.path / "checkpoints", training.files, deadline, progress, training.hooks)
+                        folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks)
+            training.loop = loop
+            forecasts = {line["phase"]: line for line in read_lines(folder.path / FORECASTS) if folder.continued}
             for event in loop.run():
+                if isinstance(event, PhaseForecast):
+                    forecasts[event.phase] = event.to_dict()
+                    folder.write_lines(FORECASTS, list(forecasts.values()))
                 folder.write_lines("history.jsonl", loop.history)
                 progress.say(repr(event))
                 yield event
@@ -164,8 +187,7 @@ def _network(job: Job) -> tuple[Network, Preprocessing]:
     """The network in its starting weights, and how it sees."""
     settings, plan = job.settings, job.plan
     random = settings.seed if plan.backbone.start == "random" else None
-    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size,
-                            random)
+    network = load_network(settings, random)
     network.module.to(memory_format=torch.channels_last)
     spec = network.input
     if plan.preprocessing.normalise != "backbone":
@@ -201,7 +223,7 @@ class _Training:
         self.readouts = {readout.name: readout for readout in readouts}
         self.store, self.spaces = store, spaces
         self.folder, self.progress, self.deadline = folder, progress, deadline
-        self.trained = False  # whether some phase so far could change the network
+        self.loop: Loop | None = None
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
         engine: Engine = _Colours() if random else self._engine(network, readouts)
@@ -217,6 +239,11 @@ class _Training:
         self.fitted = None if random else self._probe(run)
         self.head = self._head()
         self.reads = [self.readouts[name] for name in self.head.readouts]
+
+    @property
+    def trained(self) -> bool:
+        """Whether some phase that has begun could change the network, in this process or before it was resumed."""
+        return self.loop is not None and self.loop.changes_network
 
     def _engine(self, network: Network, readouts: Sequence[Readout]) -> PyTorchEngine:
         return PyTorchEngine(network.module, readouts, self.rules, self.job.settings.device)
@@ -263,6 +290,7 @@ class _Training:
 
     def stage(self, phase: Phase) -> Stage:
         """See :class:`regraft.training.loop.Stage`."""
+        started = time.monotonic()
         module = self.network.module
         found = understand(phase, self.graph, self.reads, sum(p.numel() for p in self.head.parameters()),
                            self.job.plan.backbone.own_words)
@@ -282,7 +310,7 @@ class _Training:
         buffers = tuple(name for name, _ in module.named_buffers()
                         if module.get_submodule(name.rpartition(".")[0]) in norms)
         train, validation = source.batches()
-        self.trained = self.trained or bool(learns.parameters)
+        forecast = replace(forecast, prepared_seconds=round(time.monotonic() - started, 3))
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
                      validation, suffix is not None and fast_bf16(phase, choose_device(self.job.settings.device)))
 
@@ -291,9 +319,10 @@ class _Training:
         if phase.batch_norm == "inference":
             return ()
         names = set(learns.parameters)
-        found = tuple(m for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)
-                      and any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
-        if not found:
+        norms = [(name, m) for name, m in self.network.module.named_modules() if isinstance(m, _BatchNorm)]
+        found = tuple(m for name, m in norms
+                      if any(f"{name}.{own}" in names for own, _ in m.named_parameters(recurse=False)))
+        if norms and not found:
             raise TrainingError(
                 f"{phase.name}: batch_norm = \"training\" but no batch norm learns; in the frozen part each image's "
                 "features would depend on the others of its batch, so they could not be computed once. Let layers with "
@@ -329,9 +358,10 @@ class _Training:
         record = ModelRecord(
             classes=self.job.index.classes, strategy=plan.name, backbone=network.name, weights_digest=digest,
             licence=network.licence, preprocessing=self.rules, readouts=readouts, head=head.settings,
-            training_counts=tuple(int(c) for c in counts))
+            training_counts=tuple(int(c) for c in counts),
+            own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
-        shutil.rmtree(self.folder.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)
         result = TrainResult(
@@ -339,15 +369,27 @@ class _Training:
             features=FeatureCount(self.features.computed, self.features.reused),
             quarantined=len(self.features.quarantined), validation=validation, test=test,
             seconds=round(time.monotonic() - started, 3), head=choice,
-            findings=self.job.index.findings, conversions=dict(self.features.notes),
+            findings=(*self.job.index.findings, *self.network.findings), conversions=dict(self.features.notes),
             probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
                                           "environment": environment()})
+        self._draw(result)
         return result
 
+    def _draw(self, result: TrainResult) -> None:
+        """Draw the curves; a model without a picture is a model, so what is missing for it is said and no more."""
+        try:
+            picture = curves(result)
+        except MissingExtraError as error:
+            self.progress.say(f"no curves are drawn: {error}")
+            return
+        if picture is not None:
+            write_whole(self.folder.path / "curves.png", picture.png)
+            write_whole(self.folder.path / "curves.svg", picture.svg)
+
     def _digest(self, network: Network) -> str:
-        return weights_digest(network.name, network.module.state_dict()) if self.trained else network.digest
+        return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
 
     def _judge(self, head: Head, network: Network, readouts: Sequence[Readout],
                ) -> tuple[Evaluation, NDArray[np.float64]]:
@@ -443,9 +485,9 @@ class _Source:
             return network.digest
         state = network.module.state_dict()
         if self._cut is None:
-            return weights_digest(network.name, state)
+            return weights_digest(network.architecture, state)
         names = self._all.graph.tensors_before(self._cut)
-        return weights_digest(f"{network.name}@{self._cut.name}", {name: state[name] for name in names})
+        return weights_digest(f"{network.architecture}@{self._cut.name}", {name: state[name] for name in names})
 
     @property
     def _device(self) -> str:

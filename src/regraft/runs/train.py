@@ -28,7 +28,7 @@ from regraft.heads.linear import Blocks, LinearHead, fit_head
 from regraft.progress import Deadline, Progress
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
-from regraft.records.model import ModelRecord
+from regraft.records.model import ModelRecord, OwnNetwork
 from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
@@ -68,8 +68,7 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
     """The output folder, claimed for these settings (and ``also``); what is stopped says how to go on."""
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
-    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
-    with claim(out, {**kept, **also}, settings.force, settings.resume) as folder:
+    with claim(out, decisive(settings, also), settings.force, settings.resume) as folder:
         if folder.continued:
             progress.say(f"continuing in {out}")
         try:
@@ -78,10 +77,21 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
 
 
+def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings (and ``also``) that decide what comes out: a run is continued with the same ones alone."""
+    kept = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _OPERATIONAL}
+    if settings.module is not None:
+        from regraft.networks.own import own_label
+
+        kept["module"] = own_label(settings.module)
+    return {**kept, **also}
+
+
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
            started: float) -> TrainResult:
     tell_images(index, folder, progress)
     network, engine, rules = _backbone(settings, index)
+    tell_network(network, progress)
     folds = number_of_folds(settings, index)
     plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
                 settings.seed, index.split_counts())
@@ -95,13 +105,15 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
-        training_counts=tuple(int(c) for c in fitted.training_counts))
+        training_counts=tuple(int(c) for c in fitted.training_counts),
+        own=own_record(settings, network.module, network.readouts, rules))
     model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
-        head=fitted.choice, findings=(*index.findings, *fitted.findings), conversions=dict(features.notes))
+        head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
+        conversions=dict(features.notes))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})
     return result
@@ -113,6 +125,22 @@ def tell_images(index: ImageIndex, folder: RunFolder, progress: Progress) -> Non
         progress.say(str(finding))
     progress.say(repr(index))
     splits.write_splits(index, folder.path / "splits.csv")
+
+
+def tell_network(network: Any, progress: Progress) -> None:
+    """Say what the user should know about the starting weights."""
+    for finding in network.findings:
+        progress.say(str(finding))
+
+
+def own_record(settings: TrainSettings, module: Any, readouts: Sequence[Readout], rules: Preprocessing,
+               ) -> OwnNetwork | None:
+    """How to know the caller's own network again; None for a named one."""
+    if settings.module is None:
+        return None
+    from regraft.networks import own
+
+    return own.own_record(module, readouts, rules.size)
 
 
 def prepare(settings: TrainSettings) -> ImageIndex:
@@ -178,10 +206,10 @@ def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIn
                       ) -> tuple[Any, Preprocessing]:
     """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``."""
     try:
-        from regraft.networks.build import load_backbone
+        from regraft.networks.own import load_network
     except ImportError:
         raise MissingExtraError(what, "train") from None
-    network = load_backbone(settings.backbone, Path(settings.weights) if settings.weights else None, settings.size)
+    network = load_network(settings)
     learn = np.flatnonzero(index.splits != splits.TEST)
     return network, preprocessing(settings, network.input,
                                   estimate_deep_range([index.file(int(row)) for row in learn]))

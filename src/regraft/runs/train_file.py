@@ -24,13 +24,13 @@ from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
 from regraft.runs.train import REPEATS, Fitted, divide, environment, fit, number_of_folds, run, tell_images
-from regraft.settings import TrainSettings
+from regraft.settings import TrainSettings, declared
 
 if TYPE_CHECKING:
     from regraft.networks.weights import State
 
 #: Settings of the network's part, which is over.
-_OF_IMAGES = ("backbone", "fit", "size", "test", "layout", "follow_links")
+_OF_IMAGES = ("backbone", "module", "fit", "size", "test", "layout", "follow_links")
 
 
 def train(settings: TrainSettings, progress: Progress) -> TrainResult:
@@ -46,8 +46,8 @@ class _Data:
 
 def _prepare(settings: TrainSettings) -> _Data:
     defaults = TrainSettings(settings.data)
-    changed = [f"--{name.replace('_', '-')}" for name in _OF_IMAGES
-               if getattr(settings, name) != getattr(defaults, name)]
+    changed = [name if item.setting.python_only else item.option for item in declared(TrainSettings)
+               if (name := item.name) in _OF_IMAGES and getattr(settings, name) != getattr(defaults, name)]
     if changed:
         raise UsageError(f"{', '.join(changed)}: not for a file of features, which are computed already; leave it "
                          "away, or give the images themselves")

@@ -33,7 +33,10 @@ def _rows() -> Iterator[SettingRow]:
     for command, settings in commands().items():
         for item in declared(settings):
             name = item.setting.metavar or item.name if item.setting.positional else item.option
-            yield SettingRow(name, (f"regraft {command}",), item.default_text, item.allowed, item.setting.help)
+            where = f"regraft {command}"
+            if item.setting.python_only:
+                name, where = item.name, f"regraft.{command}()"
+            yield SettingRow(name, (where,), item.default_text, item.allowed, item.setting.help)
     for place, kind in places():
         for item in declared(kind):
             yield SettingRow(item.name, (place,), item.default_text, item.allowed, item.setting.help)
@@ -49,7 +52,7 @@ def _merged() -> Iterator[SettingRow]:
 
 
 def _plain(place: str) -> str:
-    return place.removeprefix("regraft ").strip("[]")
+    return place.removeprefix("regraft").strip(" .()[]")
 
 
 def _name(row: SettingRow) -> str:

@@ -54,8 +54,17 @@ def load_plan(name_or_path: str | Path) -> Plan:
 
 
 def load_plans(name_or_path: str | Path) -> tuple[Plan, ...]:
-    """The plans of a group of recipes, or the one of a recipe or file; raises as :func:`load_plan` does."""
+    """The plans of a group of recipes, or the one of a recipe or file; raises as :func:`load_plan` does.
+
+    A text may name several of these, with commas between them.
+    """
     text = str(name_or_path)
+    if isinstance(name_or_path, str) and "," in text and not Path(text).expanduser().exists():
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if not names:
+            raise UsageError(f"{text!r} names no plan; give the name of a recipe (`regraft recipes` lists them) or a "
+                             "plan's TOML file")
+        return tuple(plan for name in names for plan in load_plans(name))
     if text in GROUPS:
         return tuple(map(recipe, GROUPS[text]))
     is_file = isinstance(name_or_path, Path) or text.endswith(_ENDING) or any(

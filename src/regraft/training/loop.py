@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,8 +106,13 @@ class Loop:
         """Every epoch's record so far, as plain values."""
         return self._state.history
 
+    @property
+    def changes_network(self) -> bool:
+        """Whether some phase that has begun may change tensors of the network."""
+        return bool(self._ever)
+
     def interrupt(self, reason: BaseException) -> None:
-        """Write a checkpoint after the step that runs, then raise ``reason``. Safe to call from a signal handler."""
+        """Write a checkpoint after the step that runs, then raise ``reason``."""
         self._told_to_stop = reason
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -173,10 +180,10 @@ class Loop:
         todo = batches[state.batch:]
         if not state.batch:
             torch.manual_seed(_number(self._seed, state.phase, state.epoch))
-        views = [self._views(phase, rows) for rows in todo]
+        views = [self._views(stage, rows) for rows in todo]
         factor = 1.0
         batches_left = stage.train.epoch(todo, views)
-        with contextlib.closing(batches_left):  # type: ignore[type-var]
+        with contextlib.closing(batches_left), self._listening():  # type: ignore[type-var]
             for batch in batches_left:
                 last = (state.batch + 1) % phase.accumulate == 0 or state.batch + 1 == len(batches)
                 at = state.epoch * an_epoch + state.batch // phase.accumulate
@@ -199,6 +206,34 @@ class Loop:
         state.sums = [0.0, 0.0, 0.0]
         self._save(optimiser, average)
         return record
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM wait for the step that runs, so that a checkpoint is written; a second does not."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def listen(number: int, frame: Any) -> None:
+            handler = before[signal.Signals(number)]
+            try:
+                if callable(handler):
+                    handler(number, frame)
+                else:
+                    raise SystemExit(128 + number)
+            except BaseException as reason:
+                if self._told_to_stop is not None:
+                    raise
+                self.interrupt(reason)
+
+        for number in before:
+            signal.signal(number, listen)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _step(self, stage: Stage, optimiser: torch.optim.Optimizer, batch: Batch, average: dict[str, Tensor],
               last: bool) -> None:
@@ -387,13 +422,14 @@ class Loop:
             return rng.choice(len(self._y_N), len(self._y_N), p=weights / weights.sum())
         return rng.permutation(len(self._y_N))
 
-    def _views(self, phase: Phase, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _views(self, stage: Stage, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """In which view each image comes: the kept ones in turn, or a fresh one each epoch."""
-        if not phase.augment:
+        if not stage.phase.augment and self._hooks.augmentation is None:
             return np.zeros_like(rows)
-        if not phase.views:
+        views = stage.forecast.views  # fewer than the phase asks for where the disk has no room
+        if not views:
             return np.full_like(rows, 1 + self._state.number)
-        return 1 + (rows + self._state.epoch) % phase.views
+        return 1 + (rows + self._state.epoch) % views
 
     def _tell(self, event: PhaseForecast | Epoch) -> None:
         if self._hooks.on_event is not None and self._hooks.on_event(event) is False:
