@@ -26,7 +26,7 @@ Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
 
-_BACKBONE = "efficientnet_lite0"
+DEFAULT_BACKBONE = "efficientnet_lite0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +151,9 @@ MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
 
 
-def _one_network(module: object, backbone: str) -> None:
+def _one_network(module: object, backbone: str | None) -> None:
     """Raise SettingsError where both a module and another network's name are given."""
-    if module is not None and backbone != _BACKBONE:
+    if module is not None and backbone not in (None, DEFAULT_BACKBONE):
         raise SettingsError([f"backbone: {backbone!r} and a module are given; give one of them"])
 
 
@@ -177,7 +177,9 @@ class TrainSettings:
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
     test: Annotated[str | Path | None, Setting(
         "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
-    backbone: Backbone = _BACKBONE
+    backbone: Annotated[str | None, Setting(
+        "The pre-trained network; by default the plan's, else efficientnet_lite0. `regraft backbones` lists them.",
+        metavar="NAME")] = None
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
@@ -316,7 +318,7 @@ class FeaturesSettings:
     pool: Annotated[Pool, Setting(
         "What becomes of a layer's positions: their mean, their largest value, or nothing, so that features keep "
         "the layer's own shape.")] = "mean"
-    backbone: Backbone = _BACKBONE
+    backbone: Backbone = DEFAULT_BACKBONE
     weights: Weights = None
     fit: FitSetting = "crop"
     size: Size = None

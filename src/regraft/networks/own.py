@@ -23,7 +23,7 @@ from regraft.networks.weights import State, load_strict, read_weights, weights_d
 from regraft.records.images import Finding
 from regraft.records.model import OwnNetwork
 from regraft.records.networks import InputSpec, Readout
-from regraft.settings import FeaturesSettings, TrainSettings
+from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings
 
 #: How a module sees unless told otherwise.
 _INPUT = InputSpec(224, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -43,7 +43,7 @@ def load_network(settings: TrainSettings | FeaturesSettings, random: int | None 
     """
     weights = None if settings.weights is None else Path(settings.weights)
     if settings.module is None:
-        return load_backbone(settings.backbone, weights, settings.size, random)
+        return load_backbone(settings.backbone or DEFAULT_BACKBONE, weights, settings.size, random)
     if random is not None and weights is not None:
         raise SettingsError([f"weights: {weights.name} is given, but the plan starts at random; leave one away "
                              "(--set backbone.start=pretrained)"])

@@ -179,7 +179,7 @@ class Phase(Record):
         "Keep activations at the cut: where it pays, always, or never.")] = "auto"
     store_as: Annotated[StoreAs, Setting("Number format of the kept activations.")] = "half"
     precision: Annotated[Precision, Setting(
-        "Arithmetic of the training: bf16 where the processor is fast at it, or fp32.")] = "auto"
+        "Arithmetic of the training: auto is bf16 on a GPU that has it, else fp32.")] = "auto"
 
     def __post_init__(self) -> None:
         problems = _problems(self)

@@ -45,7 +45,7 @@ def compare(settings: TrainSettings, plans: Sequence[Plan], progress: Progress) 
     jobs = [prepare(settings, plan) for plan in plans]
     index = _same_images(jobs)
     for job in jobs:
-        resolve(job.settings.backbone)
+        resolve(job.plan.backbone.name)
         describe(job.plan, index=index, data=str(settings.data))
     out = Path(settings.out).expanduser() if settings.out else fresh_folder(Path(str(settings.data)).stem)
     folders = _folders(out, plans)

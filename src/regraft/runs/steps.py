@@ -60,7 +60,7 @@ from regraft.runs.train import (
     tell_network,
     trim,
 )
-from regraft.settings import TrainSettings, size_in_bytes
+from regraft.settings import DEFAULT_BACKBONE, TrainSettings, size_in_bytes
 from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
 from regraft.training.batches import Batches, Fresh, Kept
@@ -115,8 +115,8 @@ def settle(settings: TrainSettings, plan: Plan) -> tuple[TrainSettings, Plan]:
         backbone=settings.backbone if settings.module is not None else chosen("backbone", backbone.name),
         weights=chosen("weights", backbone.weights))
     if settings.module is None:
-        plan = on_backbone(plan, settings.backbone)
-    elif backbone.name == defaults.backbone:  # no network is named, so the phases' words are meant for the module
+        plan = on_backbone(plan, settings.backbone or backbone.name)
+    elif backbone.name == DEFAULT_BACKBONE:  # no network is named, so the phases' words are meant for the module
         plan = replace(plan, backbone=replace(backbone, name=own_name(settings.module)))
     else:
         plan = on_backbone(plan, own_name(settings.module))

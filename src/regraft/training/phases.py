@@ -136,9 +136,11 @@ def kept_bytes(rows: int, readouts: Sequence[Readout], numbers: Numbers) -> int:
 
 
 def fast_bf16(phase: Phase, device: str) -> bool:
-    """Whether a phase computes in bf16 on ``cpu``, ``cuda`` or ``mps``: asked for, or the processor is fast at it."""
+    """Whether a phase computes in bf16: asked for, or the device is fast at it.
+
+    Processors are not, even those with instructions for it: the backward pass of depthwise convolutions loses more
+    than the others gain (LOG.md).
+    """
     if phase.precision != "auto":
         return phase.precision == "bf16"
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return device == "cuda" and bool(torch.cuda.is_bf16_supported())
