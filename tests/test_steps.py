@@ -65,6 +65,17 @@ def partial(data: Path, out: Path, *changes: str, **settings: Any) -> TrainResul
     return result
 
 
+def stopped_at(number: int, data: Path, out: Path) -> None:
+    """Leave a run that was stopped after an epoch."""
+
+    def stop(event: object) -> None:
+        if isinstance(event, Epoch) and event.number == number:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        partial(data, out, hooks=regraft.Hooks(on_event=stop))
+
+
 def weights(out: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     folder = Path(out)
     return {**load_file(folder / "backbone.safetensors"), **load_file(folder / "head.safetensors")}
@@ -150,13 +161,8 @@ def test_another_seed_is_another_training(undisturbed: TrainResult, crops: Path,
 
 
 def test_stopped_between_epochs_and_resumed_is_the_same(undisturbed: TrainResult, crops: Path, tmp_path: Path) -> None:
-    def stop(event: object) -> None:
-        if isinstance(event, Epoch) and event.number == 2:
-            raise KeyboardInterrupt
-
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        partial(crops, out, hooks=regraft.Hooks(on_event=stop))
+    stopped_at(2, crops, out)
     assert list((out / "run" / "checkpoints").iterdir())
     resumed = partial(crops, out, resume=True)
     assert_equal_models(undisturbed.out, out)
@@ -165,13 +171,8 @@ def test_stopped_between_epochs_and_resumed_is_the_same(undisturbed: TrainResult
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         undisturbed: TrainResult, crops: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def stop(event: object) -> None:
-        if isinstance(event, Epoch) and event.number == 3:
-            raise KeyboardInterrupt
-
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        partial(crops, out, hooks=regraft.Hooks(on_event=stop))
+    stopped_at(3, crops, out)
     older, newest = sorted((out / "run" / "checkpoints").iterdir())
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -183,13 +184,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_resume_with_other_settings_says_which(crops: Path, tmp_path: Path) -> None:
-    def stop(event: object) -> None:
-        if isinstance(event, Epoch) and event.number == 1:
-            raise KeyboardInterrupt
-
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        partial(crops, out, hooks=regraft.Hooks(on_event=stop))
+    stopped_at(1, crops, out)
     with pytest.raises(OutputError, match=r"begun with other settings \(.*seed: 0, now 3"):
         partial(crops, out, seed=3)
     anew = partial(crops, out, "phases.0.epochs=1", seed=3, force=True)

@@ -30,6 +30,7 @@ from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Prefix, Suffix
 from regraft.networks.learns import Learning
 from regraft.networks.own import load_network, own_name
+from regraft.networks.reader import Reader
 from regraft.networks.readouts import Tapped, read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
@@ -546,19 +547,18 @@ class _Source:
     def _fresh(self, rows: NDArray[np.int64]) -> Fresh:
         everything = self._all
         device = self._device
-        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255
-                     for v in (everything.rules.mean, everything.rules.std))
+        at_front = self._cut is not None and self._cut.position < 0
+        program = self._program()
+        reader = Reader(program, self._frozen, everything.rules).to(device)
 
         def pixels(row: int, view: int) -> NDArray[np.uint8]:
             at = int(rows[row])
             return self._views.pixels(read_file(everything.readable.file(at)), view, everything.features.digests[at])
 
         def prepare(x_BHWC: Tensor) -> Tensor:
-            return (x_BHWC.to(device).permute(0, 3, 1, 2).float() - mean) / std
+            return reader.normalised(x_BHWC.to(device))
 
-        at_front = self._cut is not None and self._cut.position < 0
-        prefix = None if at_front else self._program()
-        return Fresh(pixels, prepare, prefix, self._shape, everything.job.settings.workers)
+        return Fresh(pixels, prepare, None if at_front else program, self._shape, everything.job.settings.workers)
 
 
 def hooks_of(settings: TrainSettings) -> Hooks:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.errors import TrainingError
+from regraft.metrics import log_loss
 from regraft.networks.graph import Suffix
 from regraft.progress import Deadline, Progress
 from regraft.records.plan import Phase
@@ -34,9 +35,6 @@ from regraft.training.rates import Group, make_optimiser, set_rates
 
 #: Images of a validation batch.
 _VALIDATED = 64
-
-#: A probability of 0 must not decide everything.
-_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -339,8 +337,7 @@ class Loop:
         now = {name: tensor.detach().clone() for name, tensor in self._learning(stage).items()} if average else {}
         self._put(average)
         P = self.validate(stage)
-        right_M = P[np.arange(len(P)), self._y_held_M]
-        loss = float(-np.log(np.maximum(right_M, _FLOOR)).mean())
+        loss = log_loss(P, self._y_held_M)
         accuracy = float((P.argmax(1) == self._y_held_M).mean())
         score = (accuracy, -loss)
         best = state.score is None or score > state.score
