@@ -13,38 +13,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from regraft import evaluation, model
-from regraft.data.decode import read_file
 from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import MissingExtraError, OutputError, SettingsError, TrainingError
-from regraft.extraction.extract import extract, extract_view, feature_key
-from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
+from regraft.errors import MissingExtraError, SettingsError, TrainingError
+from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.store import FeatureStore
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
 from regraft.networks.build import Network
-from regraft.networks.graph import Graph, Prefix, Suffix
+from regraft.networks.graph import Graph, Suffix
 from regraft.networks.learns import Learning
 from regraft.networks.own import load_network, own_name
-from regraft.networks.reader import Reader
-from regraft.networks.readouts import Tapped, read_as
+from regraft.networks.readouts import read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
 from regraft.records.heads import Choice
 from regraft.records.images import ImageIndex
 from regraft.records.model import ModelRecord
-from regraft.records.networks import Cut, Readout
+from regraft.records.networks import Readout
 from regraft.records.plan import Phase, Plan, Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
-from regraft.records.views import augmentation
 from regraft.report.curves import curves
 from regraft.runs.folder import RunFolder, read_lines, write_whole
+from regraft.runs.sources import Source
 from regraft.runs.train import (
     REPEATS,
     Fitted,
@@ -64,12 +62,10 @@ from regraft.runs.train import (
 from regraft.settings import DEFAULT_BACKBONE, TrainSettings, size_in_bytes
 from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
-from regraft.training.batches import Batches, Fresh, Kept
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
-from regraft.training.phases import fast_bf16, kept_bytes, kept_formats, kept_readouts, may_keep, understand
-from regraft.training.views import Views
+from regraft.training.phases import fast_bf16, understand
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -81,9 +77,6 @@ _WIDEST = 8192
 
 #: Where a run keeps its checkpoints until it is finished.
 CHECKPOINTS = "checkpoints"
-
-#: Share of the free disk that kept activations may take.
-_DISK_SHARE = 0.8
 
 _NORMALISATION = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
                   "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
@@ -165,7 +158,7 @@ def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, 
         shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
-            training = _Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
+            training = Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
                         folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks)
@@ -211,13 +204,14 @@ class _Colours:
         return colours_BC
 
 
-class _Training:
+class Training:
     """What the phases of one training share: the network, the images that can be read, the probe, the head."""
 
     def __init__(self, job: Job, network: Network, rules: Preprocessing, readouts: Sequence[Readout],
                  store: FeatureStore, spaces: ExitStack, folder: RunFolder, progress: Progress, deadline: Deadline,
                  run: Run) -> None:
         self.job = job
+        self.settings = job.settings
         self.hooks = hooks_of(job.settings)
         self.network = network
         self.rules = rules
@@ -300,7 +294,7 @@ class _Training:
             self.progress.say(f"{phase.name}: {found.instead}")
         norms = self._live_norms(phase, learns)
         suffix = None if cut is None else Suffix(self.graph, cut, found.behind)
-        source = _Source(self, phase, cut, found.before)
+        source = Source(self, phase, cut, found.before)
         forecast = PhaseForecast(phase.name, found.learning, found.total, found.head, cut, found.ladder, source.views,
                                  source.kept, source.bytes)
         if source.kept:
@@ -411,154 +405,6 @@ class _Training:
         return evaluation.judge(
             P_held, self.y_N[self.held], self.readable.classes, split="validation",
             method="held out from learning, used for choosing the epoch", majority=int(counts.argmax())), P_test
-
-
-class _Source:
-    """Where a phase's batches come from: decided, with its price, before anything is computed."""
-
-    def __init__(self, training: _Training, phase: Phase, cut: Cut | None, frozen: Sequence[Readout]) -> None:
-        self._all = training
-        self._phase = phase
-        self._cut = cut
-        self._frozen = tuple(frozen)
-        self._custom = training.hooks.augmentation
-        varied = self._custom or augmentation(phase.augment) if phase.augment or self._custom else augmentation(())
-        self._views = Views(varied, training.rules, training.job.settings.seed)
-        self._augmented = bool(phase.augment or self._custom)
-        self.views = phase.views if self._augmented else 0
-        why_not = may_keep(phase, cut, self._augmented, self._views.cacheable)
-        if phase.cached == "always" and why_not:
-            raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why_not}")
-        self._keeps_held = cut is None or cut.position >= 0
-        self.kept = not why_not and phase.cached != "never" and self._has_room()
-        self.bytes = self._bytes(self.views) if self.kept else 0
-        if not self.kept:
-            self.views = phase.views if self._augmented else 0
-
-    @property
-    def _shape(self) -> tuple[int, ...] | None:
-        return None if self._cut is None else self._cut.shape
-
-    @property
-    def _from_view0(self) -> bool:
-        """Whether everything is in the store already: frozen readouts of a network that has not changed."""
-        return self._cut is None and not self._all.trained and not self._augmented
-
-    def _bytes(self, views: int) -> int:
-        """What is kept on the disk for so many views."""
-        if self._from_view0:
-            return 0
-        rows = len(self._all.learn) * max(views, 1) + len(self._all.held)
-        return kept_bytes(rows, self._readouts, kept_formats(self._phase)[0])
-
-    def _has_room(self) -> bool:
-        """Whether disk and store have room; takes fewer views where that helps, and says so."""
-        settings = self._all.job.settings
-        free = int(_DISK_SHARE * shutil.disk_usage(self._all.store.folder).free)
-        room = min(free, size_in_bytes(settings.store_limit))
-        wanted = self._bytes(self.views)
-        if wanted <= room:
-            return True
-        what = (f"{self._phase.name}: keeping {max(self.views, 1)} views takes {wanted:,} bytes, "
-                f"{wanted - room:,} more than there is room for")
-        if self._phase.cached == "always":
-            raise OutputError(f"{what} ({room:,}); free the disk, raise --store-limit, or take fewer views")
-        while self.views > 1 and self._bytes(self.views) > room:
-            self.views -= 1
-        fits = self._bytes(self.views) <= room
-        self._all.progress.say(f"{what}; {f'{self.views} views are kept' if fits else 'nothing is kept'} instead")
-        return fits
-
-    @property
-    def _readouts(self) -> tuple[Readout, ...]:
-        return kept_readouts(self._cut, self._frozen)
-
-    def _key(self, view: int, numbers: Numbers) -> FeatureKey:
-        rules = self._all.rules
-        return FeatureKey(self._views.key(view), self._digest, self._readouts, f"pytorch-{self._device}-fp32",
-                          rules.mean, rules.std, numbers)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        """Of the tensors before the cut: what learns behind it changes nothing there."""
-        network = self._all.network
-        if self._cut is None and not self._all.trained:
-            return network.digest
-        state = network.module.state_dict()
-        if self._cut is None:
-            return weights_digest(network.architecture, state)
-        names = self._all.graph.tensors_before(self._cut)
-        return weights_digest(f"{network.architecture}@{self._cut.name}", {name: state[name] for name in names})
-
-    @property
-    def _device(self) -> str:
-        return choose_device(self._all.job.settings.device)
-
-    def batches(self) -> tuple[Batches, Batches]:
-        """Batches of the training and of the validation images."""
-        everything = self._all
-        if self._from_view0 and self.kept:
-            located = everything.view0.locate(everything.features.digests)
-            names = [readout.name for readout in self._frozen]
-            return (Kept({0: everything.view0}, {0: located[everything.learn]}, names, None),
-                    Kept({0: everything.view0}, {0: located[everything.held]}, names, None))
-        held = self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
-        if not self.kept:
-            return self._fresh(everything.learn), held
-        views = range(1, self.views + 1) if self._augmented else (0,)
-        return self._keep(dict.fromkeys(views, everything.learn)), held
-
-    def _program(self) -> nn.Module:
-        """The frozen part."""
-        if self._cut is None:
-            return Tapped(self._all.network.module, self._frozen)
-        return Prefix(self._all.graph, self._cut, self._frozen)
-
-    def _keep(self, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
-        """Compute views of images once, in the smallest number format that holds them."""
-        for numbers in kept_formats(self._phase):
-            try:
-                return self._kept_as(numbers, rows_of)
-            except OverflowError:
-                self._all.progress.say(f"{self._phase.name}: activations are too large for {numbers}; the next larger "
-                                       "format is taken")
-        raise AssertionError("float32 holds everything")
-
-    def _kept_as(self, numbers: Numbers, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
-        everything = self._all
-        spaces: dict[int, Space] = {}
-        located: dict[int, NDArray[np.int64]] = {}
-        program = self._program()
-        for view, rows in rows_of.items():
-            key = self._key(view, numbers)
-            engine = PyTorchEngine(program, key.readouts, everything.rules, everything.job.settings.device)
-            spaces[view] = everything.spaces.enter_context(everything.store.space(key))
-            digests = [everything.features.digests[int(row)] for row in rows]
-            files = [everything.readable.file(int(row)) for row in rows]
-            title = f"{self._phase.name}: view {view}" if view else f"{self._phase.name}: frozen part"
-            extract_view(files, digests, spaces[view], engine, functools.partial(self._pixels, view), title,
-                         everything.progress, everything.deadline)
-            located[view] = spaces[view].locate(digests)
-        return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
-
-    def _pixels(self, view: int, data: bytes, digest: bytes) -> NDArray[np.uint8]:
-        return self._views.pixels(data, view, digest)
-
-    def _fresh(self, rows: NDArray[np.int64]) -> Fresh:
-        everything = self._all
-        device = self._device
-        at_front = self._cut is not None and self._cut.position < 0
-        program = self._program()
-        reader = Reader(program, self._frozen, everything.rules).to(device)
-
-        def pixels(row: int, view: int) -> NDArray[np.uint8]:
-            at = int(rows[row])
-            return self._views.pixels(read_file(everything.readable.file(at)), view, everything.features.digests[at])
-
-        def prepare(x_BHWC: Tensor) -> Tensor:
-            return reader.normalised(x_BHWC.to(device))
-
-        return Fresh(pixels, prepare, None if at_front else program, self._shape, everything.job.settings.workers)
 
 
 def hooks_of(settings: TrainSettings) -> Hooks:

@@ -1,0 +1,221 @@
+"""Where a phase's batches come from: activations kept in the store, or pictures read anew, with the price of each."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regraft.data.decode import read_file
+from regraft.engines.pytorch import PyTorchEngine, choose_device
+from regraft.errors import OutputError, TrainingError
+from regraft.extraction.extract import Features, extract_view
+from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
+from regraft.networks.build import Network
+from regraft.networks.graph import Graph, Prefix
+from regraft.networks.reader import Reader
+from regraft.networks.readouts import Tapped
+from regraft.networks.weights import weights_digest
+from regraft.progress import Deadline, Progress
+from regraft.records.images import ImageIndex
+from regraft.records.networks import Cut, Readout
+from regraft.records.plan import Phase
+from regraft.records.preprocessing import Preprocessing
+from regraft.records.views import augmentation
+from regraft.settings import TrainSettings, size_in_bytes
+from regraft.training.batches import Batches, Fresh, Kept
+from regraft.training.hooks import Hooks
+from regraft.training.phases import kept_bytes, kept_formats, kept_readouts, may_keep
+from regraft.training.views import Views
+
+#: Share of the free disk that kept activations may take.
+_DISK_SHARE = 0.8
+
+
+class _Shared(Protocol):
+    """What a source reads of the training it belongs to."""
+
+    @property
+    def settings(self) -> TrainSettings: ...
+    @property
+    def hooks(self) -> Hooks: ...
+    @property
+    def rules(self) -> Preprocessing: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def store(self) -> FeatureStore: ...
+    @property
+    def spaces(self) -> ExitStack: ...
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def deadline(self) -> Deadline: ...
+    @property
+    def view0(self) -> Space: ...
+    @property
+    def features(self) -> Features: ...
+    @property
+    def readable(self) -> ImageIndex: ...
+    @property
+    def learn(self) -> NDArray[np.int64]: ...
+    @property
+    def held(self) -> NDArray[np.int64]: ...
+    @property
+    def trained(self) -> bool: ...
+
+
+class Source:
+    """Where a phase's batches come from: decided, with its price, before anything is computed."""
+
+    def __init__(self, training: _Shared, phase: Phase, cut: Cut | None, frozen: Sequence[Readout]) -> None:
+        self._all = training
+        self._phase = phase
+        self._cut = cut
+        self._frozen = tuple(frozen)
+        self._custom = training.hooks.augmentation
+        varied = self._custom or augmentation(phase.augment) if phase.augment or self._custom else augmentation(())
+        self._views = Views(varied, training.rules, training.settings.seed)
+        self._augmented = bool(phase.augment or self._custom)
+        self.views = phase.views if self._augmented else 0
+        why_not = may_keep(phase, cut, self._augmented, self._views.cacheable)
+        if phase.cached == "always" and why_not:
+            raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why_not}")
+        self._keeps_held = cut is None or cut.position >= 0
+        self.kept = not why_not and phase.cached != "never" and self._has_room()
+        self.bytes = self._bytes(self.views) if self.kept else 0
+        if not self.kept:
+            self.views = phase.views if self._augmented else 0
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        return None if self._cut is None else self._cut.shape
+
+    @property
+    def _from_view0(self) -> bool:
+        """Whether everything is in the store already: frozen readouts of a network that has not changed."""
+        return self._cut is None and not self._all.trained and not self._augmented
+
+    def _bytes(self, views: int) -> int:
+        """What is kept on the disk for so many views."""
+        if self._from_view0:
+            return 0
+        rows = len(self._all.learn) * max(views, 1) + len(self._all.held)
+        return kept_bytes(rows, self._readouts, kept_formats(self._phase)[0])
+
+    def _has_room(self) -> bool:
+        """Whether disk and store have room; takes fewer views where that helps, and says so."""
+        settings = self._all.settings
+        free = int(_DISK_SHARE * shutil.disk_usage(self._all.store.folder).free)
+        room = min(free, size_in_bytes(settings.store_limit))
+        wanted = self._bytes(self.views)
+        if wanted <= room:
+            return True
+        what = (f"{self._phase.name}: keeping {max(self.views, 1)} views takes {wanted:,} bytes, "
+                f"{wanted - room:,} more than there is room for")
+        if self._phase.cached == "always":
+            raise OutputError(f"{what} ({room:,}); free the disk, raise --store-limit, or take fewer views")
+        while self.views > 1 and self._bytes(self.views) > room:
+            self.views -= 1
+        fits = self._bytes(self.views) <= room
+        self._all.progress.say(f"{what}; {f'{self.views} views are kept' if fits else 'nothing is kept'} instead")
+        return fits
+
+    @property
+    def _readouts(self) -> tuple[Readout, ...]:
+        return kept_readouts(self._cut, self._frozen)
+
+    def _key(self, view: int, numbers: Numbers) -> FeatureKey:
+        rules = self._all.rules
+        return FeatureKey(self._views.key(view), self._digest, self._readouts, f"pytorch-{self._device}-fp32",
+                          rules.mean, rules.std, numbers)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """Of the tensors before the cut: what learns behind it changes nothing there."""
+        network = self._all.network
+        if self._cut is None and not self._all.trained:
+            return network.digest
+        state = network.module.state_dict()
+        if self._cut is None:
+            return weights_digest(network.architecture, state)
+        names = self._all.graph.tensors_before(self._cut)
+        return weights_digest(f"{network.architecture}@{self._cut.name}", {name: state[name] for name in names})
+
+    @property
+    def _device(self) -> str:
+        return choose_device(self._all.settings.device)
+
+    def batches(self) -> tuple[Batches, Batches]:
+        """Batches of the training and of the validation images."""
+        everything = self._all
+        if self._from_view0 and self.kept:
+            located = everything.view0.locate(everything.features.digests)
+            names = [readout.name for readout in self._frozen]
+            return (Kept({0: everything.view0}, {0: located[everything.learn]}, names, None),
+                    Kept({0: everything.view0}, {0: located[everything.held]}, names, None))
+        held = self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
+        if not self.kept:
+            return self._fresh(everything.learn), held
+        views = range(1, self.views + 1) if self._augmented else (0,)
+        return self._keep(dict.fromkeys(views, everything.learn)), held
+
+    def _program(self) -> nn.Module:
+        """The frozen part."""
+        if self._cut is None:
+            return Tapped(self._all.network.module, self._frozen)
+        return Prefix(self._all.graph, self._cut, self._frozen)
+
+    def _keep(self, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
+        """Compute views of images once, in the smallest number format that holds them."""
+        for numbers in kept_formats(self._phase):
+            try:
+                return self._kept_as(numbers, rows_of)
+            except OverflowError:
+                self._all.progress.say(f"{self._phase.name}: activations are too large for {numbers}; the next larger "
+                                       "format is taken")
+        raise AssertionError("float32 holds everything")
+
+    def _kept_as(self, numbers: Numbers, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
+        everything = self._all
+        spaces: dict[int, Space] = {}
+        located: dict[int, NDArray[np.int64]] = {}
+        program = self._program()
+        for view, rows in rows_of.items():
+            key = self._key(view, numbers)
+            engine = PyTorchEngine(program, key.readouts, everything.rules, everything.settings.device)
+            spaces[view] = everything.spaces.enter_context(everything.store.space(key))
+            digests = [everything.features.digests[int(row)] for row in rows]
+            files = [everything.readable.file(int(row)) for row in rows]
+            title = f"{self._phase.name}: view {view}" if view else f"{self._phase.name}: frozen part"
+            extract_view(files, digests, spaces[view], engine, functools.partial(self._pixels, view), title,
+                         everything.progress, everything.deadline)
+            located[view] = spaces[view].locate(digests)
+        return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
+
+    def _pixels(self, view: int, data: bytes, digest: bytes) -> NDArray[np.uint8]:
+        return self._views.pixels(data, view, digest)
+
+    def _fresh(self, rows: NDArray[np.int64]) -> Fresh:
+        everything = self._all
+        device = self._device
+        at_front = self._cut is not None and self._cut.position < 0
+        program = self._program()
+        reader = Reader(program, self._frozen, everything.rules).to(device)
+
+        def pixels(row: int, view: int) -> NDArray[np.uint8]:
+            at = int(rows[row])
+            return self._views.pixels(read_file(everything.readable.file(at)), view, everything.features.digests[at])
+
+        def prepare(x_BHWC: Tensor) -> Tensor:
+            return reader.normalised(x_BHWC.to(device))
+
+        return Fresh(pixels, prepare, None if at_front else program, self._shape, everything.settings.workers)
