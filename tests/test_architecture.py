@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "review", "strategy", "report", "manifest", "model", "exports", "runs", "demonstration", "api",
+         "training", "evaluation", "review", "strategy", "report", "manifest", "model", "exports", "attribution", "runs", "demonstration", "api",
          "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
@@ -27,7 +27,8 @@ WITHOUT_TORCH = (
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
-    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
+    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", 
+    "regraft.report.page", "regraft.review.answers", "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
 )
 
 
@@ -83,7 +84,7 @@ def test_rooms_import_without_torch() -> None:
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime',\n"
-            "                                      'matplotlib'):\n"
+            "                                      'matplotlib', 'jinja2'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

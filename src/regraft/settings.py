@@ -25,6 +25,7 @@ Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
+PageKind = Literal["images", "no-images", "none"]
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -210,6 +211,9 @@ class TrainSettings:
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
         "Threads that read pictures; by default one a core, 0 for none. It changes no answer.", ge=0, le=64)] = None
+    report: Annotated[PageKind, Setting(
+        "The page run/report.html that is written at the end: with pictures, without pictures and names of files, or "
+        "none.")] = "images"
     quiet: Quiet = False
     resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False

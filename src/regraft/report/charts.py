@@ -214,8 +214,8 @@ def plane(found: FeatureMap, classes: Sequence[str]) -> Chart:
     traces = [Trace("other classes", "muted", scale.dots(others), "small")] if others else []
     traces += [Trace(label, f"s{at + 1}", scale.dots(by_class[label]), "small") for at, label in enumerate(named)]
     return Chart(
-        "The images as the network sees them", f"{len(found.rows):,} images of {len(by_class):,} classes on a plane", "",
-        "", (), (), tuple(traces), left=4, right=WIDTH - 4, bottom=HEIGHT - 4, top=4)
+        "The images as the network sees them",
+        f"{len(found.rows):,} images of {len(by_class):,} classes on a plane", "", "", (), (), tuple(traces), left=4, right=WIDTH - 4, bottom=HEIGHT - 4, top=4)
 
 
 @dataclass(frozen=True)

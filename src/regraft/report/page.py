@@ -72,9 +72,9 @@ def _environment() -> Environment:
     env = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)
     env.filters.update(
-        name=_text, short=lambda text: _shortened(str(text)), lines=lambda text: "\n".join(map(_text, str(text).split("\n"))),
+        name=_text, short=_shortened, lines=lambda text: "\n".join(map(_text, str(text).split("\n"))),
         word=lambda text: shlex.quote(_text(text)), count=lambda n: f"{n:,}", percent=_percent,
-        percent0=lambda share: f"{share:.0%}".replace("%", " %"), digits=lambda share: f"{100 * share:.1f}",
+        percent0=_rounded, digits=lambda share: f"{100 * share:.1f}",
         duration=duration)
     return env
 
@@ -93,6 +93,10 @@ def _text(text: object) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _rounded(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _shortened(text: str, most: int = 18) -> str:
@@ -149,7 +153,7 @@ def _remarks(run: RunPage, main: Evaluation | None, doubtful: Sequence[Answered]
     if main is not None and len(main.classes) > 2:
         told = sorted((c for c in main.classes if c.recall is not None), key=lambda c: c.recall or 0.0)[:1]
         for worst in told:
-            yield (f"The hardest class is {_text(worst.label)}: {worst.recall:.0%} of its {worst.n:,} images are "
+            yield (f"The hardest class is {_text(worst.label)}: {_rounded(worst.recall or 0.0)} of its {worst.n:,} images are "
                    "found.")
     if review is not None and review.pairs:
         pair = review.pairs[0]

@@ -44,6 +44,7 @@ from regraft.report.curves import curves
 from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.sources import Source
 from regraft.runs.train import (
+    MAPPED,
     REPEATS,
     Fitted,
     Held,
@@ -54,6 +55,7 @@ from regraft.runs.train import (
     judge_held,
     judge_test,
     keep_answers,
+    keep_map,
     open_images,
     own_record,
     preprocessing,
@@ -363,6 +365,8 @@ class Training:
             own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
         keep_answers(self.folder, self.job.index, self.features, held, P_test if len(P_test) else None)
+        if fitted is not None:
+            keep_map(self.folder, self.job.index, self.features, MAPPED, settings.seed)
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)

@@ -1,0 +1,74 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017): the last feature map, weighted by what each channel does for a class.
+
+With a linear head on averaged features the weights are the head's own, so it serves frozen networks as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regraft.errors import ModelError
+from regraft.exports.graph import Classifier
+from regraft.model import Model
+from regraft.networks.reader import Reader
+
+
+@dataclass
+class _Passing:
+    """The last map [B, C, H, W] of a pass, and whether lists of tokens came after it."""
+
+    last: Tensor | None = None
+    tokens: bool = False
+
+    def see(self, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        if output.ndim == 4 and output.shape[2] > 1 and output.shape[1] > 1:
+            self.last, self.tokens = output, False
+        elif output.ndim == 3:
+            self.tokens = True
+
+
+def gradcam(model: Model, pixels_BHWC: NDArray[np.uint8], classes_B: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What spoke for a class in each picture, float32 [B, H, W] from 0 to 1, as fine as the last map.
+
+    ``pixels_BHWC`` are view 0's, uint8. Raises ModelError where the network ends in tokens instead of a map.
+    """
+    network = model.network()
+    classifier = Classifier(Reader(network, model.record.head_readouts, model.record.preprocessing), model.head)
+    with torch.enable_grad(), _watched(network) as passing:
+        # Of a frozen network nothing learns, so the input is what gradients start from.
+        _, logits_BK = classifier(torch.from_numpy(pixels_BHWC).float().requires_grad_())
+        map_BCHW = passing.last
+        if map_BCHW is None or passing.tokens:
+            raise ModelError(f"{model.record.backbone} cuts pictures into tokens, and Grad-CAM needs a network of "
+                             "convolutions; no picture shows where it looks")
+        score = logits_BK[torch.arange(len(classes_B)), torch.from_numpy(classes_B)].sum()
+        (gradient_BCHW,) = torch.autograd.grad(score, map_BCHW)
+    channels = 3 if _channels_last(map_BCHW) else 1
+    places = (1, 2) if channels == 3 else (2, 3)
+    spoke_BHW = (gradient_BCHW.mean(places, keepdim=True) * map_BCHW).sum(channels).relu()
+    largest_B = spoke_BHW.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    heat: NDArray[np.float32] = (spoke_BHW / largest_B).detach().numpy()
+    return heat
+
+
+def _channels_last(map_: Tensor) -> bool:
+    return map_.shape[1] == map_.shape[2] != map_.shape[3]
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[_Passing]:
+    passing = _Passing()
+    with ExitStack() as hooks:
+        for module in network.modules():
+            hooks.callback(module.register_forward_hook(lambda _, __, output: passing.see(output)).remove)
+        yield passing
