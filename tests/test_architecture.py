@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "review", "strategy", "report", "manifest", "model", "exports", "attribution", "runs", "demonstration", "api",
-         "cli", "__main__")
+         "training", "evaluation", "review", "strategy", "report", "manifest", "model", "exports", "attribution",
+         "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -27,8 +27,9 @@ WITHOUT_TORCH = (
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
-    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", 
-    "regraft.report.page", "regraft.review.answers", "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
+    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
+    "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
+    "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
 )
 
 

@@ -82,6 +82,8 @@ def _environment() -> Environment:
 class _Markup(str):
     """Text of our own that is HTML already."""
 
+    __slots__ = ()
+
     def __html__(self) -> str:
         return str(self)
 
@@ -151,10 +153,9 @@ def _remarks(run: RunPage, main: Evaluation | None, doubtful: Sequence[Answered]
     """What a hurried reader should know, in sentences."""
     review = None if main is None else run.reviews.get(main.split)
     if main is not None and len(main.classes) > 2:
-        told = sorted((c for c in main.classes if c.recall is not None), key=lambda c: c.recall or 0.0)[:1]
-        for worst in told:
-            yield (f"The hardest class is {_text(worst.label)}: {_rounded(worst.recall or 0.0)} of its {worst.n:,} images are "
-                   "found.")
+        for worst in sorted((c for c in main.classes if c.recall is not None), key=lambda c: c.recall or 0.0)[:1]:
+            yield (f"The hardest class is {_text(worst.label)}: {_rounded(worst.recall or 0.0)} of its {worst.n:,} "
+                   "images are found.")
     if review is not None and review.pairs:
         pair = review.pairs[0]
         yield (f"The commonest mistake is to take {_text(pair.truth)} for {_text(pair.answer)} "
