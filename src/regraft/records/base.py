@@ -91,8 +91,7 @@ def shown(name: str) -> str:
 
 
 def harmless(text: str | None) -> str | None:
-    """A text for a table's cell that no spreadsheet takes for a formula: an apostrophe in front says that it is text.
-    """
+    """A text for a table's cell that no spreadsheet takes for a formula: an apostrophe in front makes it a text."""
     return f"'{text}" if text and text[0] in "=+-@\t\r" else text
 
 

@@ -51,8 +51,7 @@ class Confused(Record):
 
 @dataclass(frozen=True)
 class Bin(Record):
-    """Answers whose probability lies between ``low`` and ``high``: how sure they were on average, how many were right.
-    """
+    """Answers with a probability between ``low`` and ``high``: how sure they were on average, how many were right."""
 
     low: float
     high: float
