@@ -36,7 +36,7 @@ from regraft.strategy.writing import to_toml
 MAP = "map.json"
 
 #: Settings that name a file or folder: of those the last part alone is shown.
-_PATHS = ("data", "out", "test", "splits", "weights", "plan", "store")
+_PATHS = ("data", "out", "test", "splits", "weights", "plan", "store", "costs")
 
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+(?=[^\s/\\'\",;:()])")
 
