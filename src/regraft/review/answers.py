@@ -13,8 +13,8 @@ from regraft.records.review import Answered, Bin, Confused, PrecisionRecall, Rev
 #: A page shows no more: what was confused, wrong answers, examples, doubtful labels, curves.
 _PAIRS, _MISTAKES, _EXAMPLES, _DOUBTFUL, _CURVES = 20, 400, 12, 24, 6
 
-#: An own label with less probability than this is doubtful.
-_HARDLY = 0.1
+#: A label is doubtful where the model gives it less than the first, and another class at least the second.
+_HARDLY, _RATHER = 0.1, 0.5
 
 _BINS = 10
 
@@ -40,7 +40,7 @@ def review(answers: Answers, *, learned: bool = False) -> Review:
 
     mistakes = wrong[np.argsort(own_N[wrong], kind="stable")]
     matrix_KK = metrics.confusion(y_N, best_N, len(answers.classes))
-    doubtful = mistakes[own_N[mistakes] < _HARDLY]
+    doubtful = mistakes[(own_N[mistakes] < _HARDLY) & (top_N[mistakes] >= _RATHER)]
     return Review(
         split=answers.split, method=answers.method, n=len(y_N), wrong=len(wrong),
         pairs=_pairs(matrix_KK, answers.classes),
