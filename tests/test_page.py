@@ -184,6 +184,14 @@ def test_several_runs_stand_side_by_side(trained: TrainResult, hostile: TrainRes
         assert f"{100 * of.test.accuracy.low:.1f} % to {100 * of.test.accuracy.high:.1f} %" in page
 
 
+def test_a_model_without_its_run_has_a_page(tmp_path: Path) -> None:
+    """It was saved before there were pages, calibration and a measure of the unknown."""
+    model = shutil.copytree(Path(__file__).parent / "golden" / "old-model", tmp_path / "model")
+    page = Path(regraft.report(model, quiet=True).page).read_text("utf-8")
+    assert "The record of its training is not in its folder" in page
+    assert json.loads((model / "model.json").read_text("utf-8"))["backbone"] in page
+
+
 def test_what_is_no_run_is_refused(crops: Path) -> None:
     with pytest.raises(UsageError, match="holds no run; give a model folder"):
         regraft.report(crops)

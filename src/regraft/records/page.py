@@ -64,7 +64,7 @@ class RunPage:
     settings:
         What the run was begun with.
     run, plan, plan_file:
-        What was to be done, as a record, in words and as TOML.
+        What was to be done, as a record, in words and, of a training by steps, as TOML.
     record, parameters:
         The saved model, and how many numbers its network has where that is known.
     result:

@@ -61,10 +61,20 @@ def run_page(run: RunPage) -> str:
 
 def comparison_page(runs: Sequence[RunPage]) -> str:
     """The page that sets several runs side by side, HTML; raises MissingExtraError where jinja2 is not installed."""
-    return _render("several.html", {"runs": runs, "charts": charts.curves(runs), "rows": [
-        (run, {f.split: (f, charts.strip(f.accuracy, f.majority.accuracy)) for f in figures_of(run)}) for run in runs],
-        "splits": [split for split in ("test", "validation") if any(f.split == split for run in runs
-                                                                    for f in figures_of(run))]})
+    splits = [split for split in ("test", "validation") if any(f.split == split for run in runs
+                                                               for f in figures_of(run))]
+    return _render("several.html", {
+        "runs": runs, "charts": charts.curves(runs), "splits": splits,
+        "alike": {split: _same_images(runs, split) for split in splits},
+        "rows": [(run, {f.split: (f, charts.strip(f.accuracy, f.majority.accuracy)) for f in figures_of(run)})
+                 for run in runs]})
+
+
+def _same_images(runs: Sequence[RunPage], split: str) -> bool:
+    """Whether all runs that have answers for a split have them for the same images under the same labels."""
+    given = [{(path, of.classes[k]) for path, k in zip(of.paths, of.y_N.tolist(), strict=True)}
+             for run in runs if (of := run.answers.get(split)) is not None]
+    return all(images == given[0] for images in given)
 
 
 def figures_of(run: RunPage) -> list[Evaluation]:
@@ -215,6 +225,6 @@ def _contents(run: RunPage, measured: bool, doubtful: bool, mapped: bool) -> Ite
             (bool(run.pictures.attributions or run.pictures.attribution_note), "looks", "Where it looks"),
             (reviewed, "calibration", "Does it know what it knows?"),
             (_ruled(run), "unknown", "Unknown images and decisions"), (mapped, "map", "A map of the images"),
-            (True, "training", "How it learned"), (True, "data", "The data"), (True, "again", "To repeat it")):
+            (True, "training", "How it learned"), (bool(run.counts), "data", "The data"), (True, "again", "To repeat it")):
         if there:
             yield anchor, title

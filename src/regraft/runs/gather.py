@@ -44,13 +44,13 @@ _R = TypeVar("_R", bound=Record)
 
 
 def model_folder(given: str | Path) -> Path:
-    """The model folder that a path means: itself, or the one whose ``run`` it is; raises UsageError for no run."""
+    """The model folder that a path means: itself, or the one whose ``run`` it is; raises UsageError for none."""
     path = Path(given).expanduser()
     for folder in (path, path.parent):
-        if (folder / RUN / "settings.json").is_file() and (folder == path or path.name == RUN):
+        begun = (folder / RUN / "settings.json").is_file() or (folder / MANIFEST).is_file()
+        if begun and (folder == path or path.name == RUN):
             return folder.resolve()
-    raise UsageError(f"{shown(str(given))} holds no run; give a model folder that train wrote or began, the one with "
-                     f"{RUN}/ in it")
+    raise UsageError(f"{shown(str(given))} holds no run; give a model folder that train wrote or began")
 
 
 def gather(out: Path, private: bool = False) -> RunPage:
@@ -59,24 +59,25 @@ def gather(out: Path, private: bool = False) -> RunPage:
     Raises DataError where what is there can't be understood.
     """
     run_folder, settings = out / RUN, begun_with(out)
-    plan = _record(Run, run_folder / "plan.json")
-    document = _json(run_folder / "record.json")
-    finished = (out / MANIFEST).is_file() and document is not None
+    run = _record(Run, run_folder / "plan.json")
+    finished = (out / MANIFEST).is_file()
+    document = _json(run_folder / "record.json") if finished else None
     answers = _answers(out) if finished else {}
-    planned = Plan() if plan is None or plan.plan is None else plan.plan
+    planned = None if run is None else run.plan
     return RunPage(
-        name=shown(out.name), data=_name(settings.get("data", "")), model=out.name,
-        unfinished="" if finished else _unfinished(run_folder, out), command=command(settings), settings=settings,
-        run=plan, plan=_plan_words(planned, plan), plan_file=to_toml(planned, comments=False),
+        name=shown(out.name), data=_name(settings.get("data", out.name)), model=out.name,
+        unfinished="" if finished else _unfinished(run_folder), command=command(settings) if settings else "",
+        settings=settings, run=run, plan="" if run is None else _plan_words(planned or Plan()),
+        plan_file="" if planned is None else to_toml(planned, comments=False),
         record=_model_record(out) if finished else None,
-        result=TrainResult.from_dict(_result(document)) if finished else None,
+        result=None if document is None else TrainResult.from_dict(_result(document)),
         counts=_counts(run_folder / "splits.csv"), quarantined=_quarantined(run_folder / "quarantine.csv"),
         epochs=tuple(Epoch.from_dict(line) for line in read_lines(run_folder / "history.jsonl")),
         forecasts=tuple(PhaseForecast.from_dict(line) for line in read_lines(run_folder / "phases.jsonl")),
         answers=answers, reviews={split: review(of) for split, of in answers.items()},
         feature_map=_record(FeatureMap, run_folder / MAP) if finished else None,
-        environment=(document or {}).get("environment", {}),
-        roots=_roots(run_folder / "splits.csv", answers), private=private)
+        environment=(document or {}).get("environment", {}), roots=_roots(run_folder / "splits.csv", answers),
+        private=private)
 
 
 def without_places(text: str) -> str:
@@ -134,7 +135,7 @@ def _model_record(out: Path) -> ModelRecord | HeadRecord | None:
     return HeadRecord.from_dict(document) if "features" in document else ModelRecord.from_dict(document)
 
 
-def _unfinished(run_folder: Path, out: Path) -> str:
+def _unfinished(run_folder: Path) -> str:
     stopped = _json(run_folder / STOPPED)
     if isinstance(stopped, dict) and isinstance(stopped.get("message"), str):
         return without_places(str(stopped["message"]))
@@ -148,7 +149,7 @@ def _answers(out: Path) -> dict[str, Answers]:
     return read_answers(out) if (out / RUN / ANSWERS).is_file() else {}
 
 
-def _plan_words(plan: Plan, run: Run | None) -> str:
+def _plan_words(plan: Plan) -> str:
     try:
         return without_places(repr(describe(plan)))
     except RegraftError as error:

@@ -84,6 +84,7 @@ def _card(run: RunPage, folder: Path, notes: list[str]) -> Iterator[str]:
 def _written(page: Path, text: str, folders: Sequence[Path], files: Sequence[str], notes: Sequence[str],
              started: float) -> ReportResult:
     try:
+        page.parent.mkdir(parents=True, exist_ok=True)
         write_whole(page, text)
     except OSError as error:
         raise OutputError(f"{shown(str(page))} can't be written ({error.strerror or error}); take another --out"

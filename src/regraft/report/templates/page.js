@@ -4,6 +4,7 @@
 (() => {
   const value = (row, at) => {
     const cell = row.cells[at];
+    if (!cell) return -Infinity;  // a run without figures has fewer cells
     const given = cell.dataset.value;
     return given === undefined ? cell.textContent.trim() : given === "" ? -Infinity : Number(given);
   };
@@ -17,7 +18,7 @@
       const rows = [...table.tBodies[0].rows];
       rows.sort((a, b) => {
         const x = value(a, at), y = value(b, at);
-        const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+        const order = typeof x === "number" && typeof y === "number" ? (x === y ? 0 : x - y) : String(x).localeCompare(String(y));
         return up ? order : -order;
       });
       table.tBodies[0].append(...rows);
