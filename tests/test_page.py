@@ -145,7 +145,7 @@ def test_no_cell_of_a_table_is_a_formula(hostile: TrainResult) -> None:
 
 
 def test_a_private_page_shows_no_picture_and_no_file(trained: TrainResult, tmp_path: Path) -> None:
-    result = regraft.report(trained.out, out=tmp_path / "page.html", no_images=True, quiet=True)
+    result = regraft.write_report(trained.out, out=tmp_path / "page.html", no_images=True, quiet=True)
     page = Path(result.page).read_text("utf-8")
     assert "data:image" not in page
     assert ".jpg" not in page.replace("new.jpg", "")
@@ -157,9 +157,9 @@ def test_images_that_have_moved_are_named_by_the_caller(trained: TrainResult, cr
     begun = json.loads((gone / "run" / "settings.json").read_text("utf-8"))
     begun["settings"]["data"] = str(tmp_path / "nowhere")
     (gone / "run" / "settings.json").write_text(json.dumps(begun), "utf-8")
-    without = regraft.report(gone, quiet=True)
+    without = regraft.write_report(gone, quiet=True)
     assert "regraft report --data" in without.notes[0]
-    again = regraft.report(gone, data=crops, quiet=True)
+    again = regraft.write_report(gone, data=crops, quiet=True)
     assert again.notes == ()
     assert "data:image" in page_of(gone)
 
@@ -167,7 +167,7 @@ def test_images_that_have_moved_are_named_by_the_caller(trained: TrainResult, cr
 def test_a_run_that_stopped_says_why(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(TimeLimitError):
         regraft.train(crops, out=tmp_path / "stopped", time_limit="0.001s", store=tmp_path / "store", quiet=True)
-    result = regraft.report(tmp_path / "stopped", quiet=True)
+    result = regraft.write_report(tmp_path / "stopped", quiet=True)
     page = Path(result.page).read_text("utf-8")
     assert "This training did not finish" in page
     assert "the time limit of 0.001 s was reached" in page
@@ -176,7 +176,7 @@ def test_a_run_that_stopped_says_why(crops: Path, tmp_path: Path) -> None:
 
 
 def test_several_runs_stand_side_by_side(trained: TrainResult, hostile: TrainResult, tmp_path: Path) -> None:
-    result = regraft.report([trained.out, Path(hostile.out) / "run"], out=tmp_path / "both.html", quiet=True)
+    result = regraft.write_report([trained.out, Path(hostile.out) / "run"], out=tmp_path / "both.html", quiet=True)
     page = Path(result.page).read_text("utf-8")
     assert result.runs == (str(Path(trained.out).resolve()), str(Path(hostile.out).resolve()))
     for of in (trained, hostile):
@@ -187,14 +187,14 @@ def test_several_runs_stand_side_by_side(trained: TrainResult, hostile: TrainRes
 def test_a_model_without_its_run_has_a_page(tmp_path: Path) -> None:
     """It was saved before there were pages, calibration and a measure of the unknown."""
     model = shutil.copytree(Path(__file__).parent / "golden" / "old-model", tmp_path / "model")
-    page = Path(regraft.report(model, quiet=True).page).read_text("utf-8")
+    page = Path(regraft.write_report(model, quiet=True).page).read_text("utf-8")
     assert "The record of its training is not in its folder" in page
     assert json.loads((model / "model.json").read_text("utf-8"))["backbone"] in page
 
 
 def test_what_is_no_run_is_refused(crops: Path) -> None:
     with pytest.raises(UsageError, match="holds no run; give a model folder"):
-        regraft.report(crops)
+        regraft.write_report(crops)
 
 
 def test_a_card_of_ones_own_stays(trained: TrainResult, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_card_of_ones_own_stays(trained: TrainResult, tmp_path: Path) -> None:
     assert text.startswith("---\nlicense: apache-2.0\nlibrary_name: regraft\n")
     assert MARK in text
     (copy / "README.md").write_text("my own", "utf-8")
-    result = regraft.report(copy, no_images=True, quiet=True)
+    result = regraft.write_report(copy, no_images=True, quiet=True)
     assert "README.md is your own and stays as it is" in result.notes
     assert (copy / "README.md").read_text("utf-8") == "my own"
     regraft.load(copy)  # the card is outside the manifest

@@ -237,7 +237,7 @@ def export(settings: ExportSettings) -> ExportResult:
 
 
 @takes(ReportSettings)
-def report(settings: ReportSettings) -> ReportResult:
+def write_report(settings: ReportSettings) -> ReportResult:
     """Write the page of a run: one file with its figures, mistakes and pictures, for people to look at.
 
     ``train`` does so at its end. Of a run that did not finish, the page says so and shows what there is.

@@ -225,6 +225,7 @@ def _contents(run: RunPage, measured: bool, doubtful: bool, mapped: bool) -> Ite
             (bool(run.pictures.attributions or run.pictures.attribution_note), "looks", "Where it looks"),
             (reviewed, "calibration", "Does it know what it knows?"),
             (_ruled(run), "unknown", "Unknown images and decisions"), (mapped, "map", "A map of the images"),
-            (True, "training", "How it learned"), (bool(run.counts), "data", "The data"), (True, "again", "To repeat it")):
+            (True, "training", "How it learned"), (bool(run.counts), "data", "The data"),
+            (True, "again", "To repeat it")):
         if there:
             yield anchor, title

@@ -28,7 +28,7 @@ _SEVERAL = "comparison.html"
 
 
 def report(settings: ReportSettings, progress: Progress) -> ReportResult:
-    """Write the page of one run or several; see :func:`regraft.report`."""
+    """Write the page of one run or several; see :func:`regraft.write_report`."""
     given = (settings.runs,) if isinstance(settings.runs, str | Path) else tuple(settings.runs)
     folders = [model_folder(path) for path in given]
     out = None if settings.out is None else Path(settings.out).expanduser()
