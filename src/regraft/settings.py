@@ -286,6 +286,36 @@ class EvaluateSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """Settings of ``compare``."""
+
+    first: Annotated[str | Path, Setting("A model folder that train wrote.", metavar="A", positional=True)]
+    second: Annotated[str | Path, Setting("The model folder to compare it with.", metavar="B", positional=True)]
+    data: Annotated[str | Path | None, Setting(
+        "Labelled images, as for evaluate; by default the answers that both trainings kept for their test images.",
+        metavar="DATA", positional=True)] = None
+    _: dataclasses.KW_ONLY
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsSettings:
+    """Settings of ``runs``."""
+
+    folder: Annotated[str | Path, Setting("Where the model folders are.", metavar="DIR", positional=True)] = "runs"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class PredictSettings:
     """Settings of ``predict``."""
 
