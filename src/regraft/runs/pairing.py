@@ -65,7 +65,8 @@ def _paired(settings: CompareSettings, first_N: NDArray[np.bool_], second_N: NDA
         raise DataError("no image was answered by both models, so there is nothing to compare")
     both, only_first, only_second = (int(which.sum()) for which in (
         first_N & second_N, first_N & ~second_N, ~first_N & second_N))
-    difference, low, high = metrics.paired_difference(both, only_first, only_second, n - both - only_first - only_second)
+    difference, low, high = metrics.paired_difference(both, only_first, only_second,
+                                                      n - both - only_first - only_second)
     note = f"up to {seen:,} of the images served for fitting or choosing one of the models" if seen else ""
     return PairedComparison(
         str(settings.first), str(settings.second), n, images, Interval(*metrics.wilson(both + only_first, n)),
