@@ -115,9 +115,10 @@ def test_pictures_have_a_text_and_headings_an_order(trained: TrainResult) -> Non
 def test_no_place_and_no_name_of_user_or_machine_is_told(trained: TrainResult, hostile: TrainResult) -> None:
     for result in (trained, hostile):
         for text in (page_of(result.out), (Path(result.out) / "README.md").read_text("utf-8")):
-            assert str(Path(result.out).parent) not in text
-            assert platform.node() not in text
-            assert getpass.getuser() not in re.sub(r'="data:[^"]*"', "", text)
+            told = re.sub(r'="data:[^"]*"', "", text)
+            assert str(Path(result.out).parent) not in told
+            for name in (platform.node(), getpass.getuser()):
+                assert not re.search(rf"\b{re.escape(name)}\b", told)
     assert without_places("no /mnt/me/data/x.jpg, no C:\\Users\\me\\f.png; run/x and 1/2 stay") == (
         "no x.jpg, no f.png; run/x and 1/2 stay")
 
@@ -265,9 +266,10 @@ def test_attribution_marks_what_the_answer_rests_on(trained: TrainResult, crops:
     assert heat.min() >= 0
     assert heat.max(axis=(1, 2)) == pytest.approx([1, 1])
     other = gradcam(model, pixels, np.array([1, 0]))
-    assert np.corrcoef(heat[0].ravel(), other[0].ravel())[0, 1] < 0.9  # another class rests on something else
+    assert np.abs(heat - other).max() > 0.5  # another class rests on something else
 
 
+@pytest.mark.slow
 def test_a_page_of_a_thousand_classes_stays_small(trained: TrainResult) -> None:
     rng = np.random.default_rng(0)
     classes = tuple(f"class {k} of a thousand" for k in range(1000))

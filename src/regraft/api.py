@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
-from regraft.records.base import harmless
 from regraft.settings import (
     BackbonesSettings,
     CompareSettings,
@@ -195,6 +194,8 @@ def predictions_csv(answers: Predictions) -> str:
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
+    from regraft.records.base import harmless
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "probability", "unknown", "error", "novelty", "decision", "labels"])
