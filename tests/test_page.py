@@ -53,8 +53,12 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+def text_of(page: str | Path) -> str:
+    return Path(page).read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
+
+
 def page_of(out: str | Path) -> str:
-    return (Path(out) / "run" / "report.html").read_text("utf-8")
+    return text_of(Path(out) / "run" / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +151,7 @@ def test_no_cell_of_a_table_is_a_formula(hostile: TrainResult) -> None:
 
 def test_a_private_page_shows_no_picture_and_no_file(trained: TrainResult, tmp_path: Path) -> None:
     result = regraft.write_report(trained.out, out=tmp_path / "page.html", no_images=True, quiet=True)
-    page = Path(result.page).read_text("utf-8")
+    page = text_of(result.page)
     assert "data:image" not in page
     assert ".jpg" not in page.replace("new.jpg", "")
     assert "of run/splits.csv" in page
@@ -169,7 +173,7 @@ def test_a_run_that_stopped_says_why(crops: Path, tmp_path: Path) -> None:
     with pytest.raises(TimeLimitError):
         regraft.train(crops, out=tmp_path / "stopped", time_limit="0.001s", store=tmp_path / "store", quiet=True)
     result = regraft.write_report(tmp_path / "stopped", quiet=True)
-    page = Path(result.page).read_text("utf-8")
+    page = text_of(result.page)
     assert "This training did not finish" in page
     assert "the time limit of 0.001 s was reached" in page
     assert str(tmp_path) not in page
@@ -178,7 +182,7 @@ def test_a_run_that_stopped_says_why(crops: Path, tmp_path: Path) -> None:
 
 def test_several_runs_stand_side_by_side(trained: TrainResult, hostile: TrainResult, tmp_path: Path) -> None:
     result = regraft.write_report([trained.out, Path(hostile.out) / "run"], out=tmp_path / "both.html", quiet=True)
-    page = Path(result.page).read_text("utf-8")
+    page = text_of(result.page)
     assert result.runs == (str(Path(trained.out).resolve()), str(Path(hostile.out).resolve()))
     for of in (trained, hostile):
         assert of.test is not None
@@ -188,7 +192,7 @@ def test_several_runs_stand_side_by_side(trained: TrainResult, hostile: TrainRes
 def test_a_model_without_its_run_has_a_page(tmp_path: Path) -> None:
     """It was saved before there were pages, calibration and a measure of the unknown."""
     model = shutil.copytree(Path(__file__).parent / "golden" / "old-model", tmp_path / "model")
-    page = Path(regraft.write_report(model, quiet=True).page).read_text("utf-8")
+    page = text_of(regraft.write_report(model, quiet=True).page)
     assert "The record of its training is not in its folder" in page
     assert json.loads((model / "model.json").read_text("utf-8"))["backbone"] in page
 

@@ -125,11 +125,11 @@ def _text(text: object) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _rounded(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _shortened(text: str, most: int = 18) -> str:
@@ -163,7 +163,10 @@ def _context(run: RunPage) -> dict[str, Any]:
         "total": sum(totals.values()),
         "split_words": ", ".join(f"{n:,} {split or 'undivided'}" for split, n in totals.items() if n),
         "splits": [split for split, n in totals.items() if n],
-        "findings": [] if result is None else [finding.text for finding in result.findings],
+        "findings": [] if result is None else [
+            # A text may name files.
+            f"{finding.kind.replace('_', ' ')}: {finding.count:,}" if run.private else finding.text
+            for finding in result.findings],
         "conversions": {} if result is None else result.conversions or {},
         "remarks": list(_remarks(run, main, doubtful)),
         "contents": list(_contents(run, bool(figures), bool(doubtful), plane is not None)),

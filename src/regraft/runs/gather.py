@@ -66,7 +66,7 @@ def gather(out: Path, private: bool = False) -> RunPage:
     planned = None if run is None else run.plan
     return RunPage(
         name=shown(out.name), data=_name(settings.get("data", out.name)), model=out.name,
-        unfinished="" if finished else _unfinished(run_folder), command=command(settings) if settings else "",
+        unfinished="" if finished else _unfinished(run_folder, private), command=command(settings) if settings else "",
         settings=settings, run=run, plan="" if run is None else _plan_words(planned or Plan()),
         plan_file="" if planned is None else to_toml(planned, comments=False),
         record=_model_record(out) if finished else None,
@@ -135,8 +135,11 @@ def _model_record(out: Path) -> ModelRecord | HeadRecord | None:
     return HeadRecord.from_dict(document) if "features" in document else ModelRecord.from_dict(document)
 
 
-def _unfinished(run_folder: Path) -> str:
+def _unfinished(run_folder: Path, private: bool) -> str:
+    """Why there is no model; a message may name files, so a private page has its kind alone."""
     stopped = _json(run_folder / STOPPED)
+    if private and isinstance(stopped, dict):
+        return f"it stopped with {stopped.get('kind')}"
     if isinstance(stopped, dict) and isinstance(stopped.get("message"), str):
         return without_places(str(stopped["message"]))
     if (run_folder / ".lock").exists():
