@@ -231,5 +231,5 @@ class Strip:
 
 def strip(interval: Interval, baseline: float | None) -> Strip:
     """Places of a share, its interval and what guessing reaches."""
-    return Strip(*(round(100 * share, 2) for share in (interval.value, interval.low, interval.high)),
-                 None if baseline is None else round(100 * baseline, 2))
+    value, low, high = (round(100 * share, 2) for share in (interval.value, interval.low, interval.high))
+    return Strip(value, low, high, None if baseline is None else round(100 * baseline, 2))

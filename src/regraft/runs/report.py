@@ -35,8 +35,8 @@ def report(settings: ReportSettings, progress: Progress) -> ReportResult:
     if len(folders) == 1:
         return write_page(folders[0], progress, out, settings.data, private=settings.no_images)
     started = time.monotonic()
-    return _written(out or Path(_SEVERAL), comparison_page([gather(folder, settings.no_images) for folder in folders]), folders, (), (),
-                    started)
+    page = comparison_page([gather(folder, settings.no_images) for folder in folders])
+    return _written(out or Path(_SEVERAL), page, folders, (), (), started)
 
 
 def write_page(folder: Path, progress: Progress, out: Path | None = None, data: str | Path | None = None, *,
