@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -168,7 +167,8 @@ def test_every_door_obeys_the_rule(deciding: TrainResult, tmp_path: Path) -> Non
     assert [one.decision for one in given] == expected
     assert "ask" in expected
     assert all(one.label in (one.labels or ()) for one in given)
-    written = regraft.predict(deciding.out, str(data), module=small(classes=6), csv=tmp_path / "answers.csv", quiet=True)
+    written = regraft.predict(deciding.out, str(data), module=small(classes=6), csv=tmp_path / "answers.csv",
+                             quiet=True)
     with (tmp_path / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["decision"] for row in rows] == [one.decision for one in written] == expected
@@ -198,7 +198,7 @@ def test_what_decides_unknown_is_checked_before_use(deciding: TrainResult, tmp_p
     assert (model.known is not None) == (model.record.unknown.kind == "relative_mahalanobis")
     shutil.copytree(deciding.out, tmp_path / "model")
     (tmp_path / "model" / "model.json").write_text("{}")
-    with pytest.raises(TamperedError, match="model.json"):
+    with pytest.raises(TamperedError, match=r"model\.json"):
         regraft.load(tmp_path / "model", module=small(classes=6))
 
 
@@ -243,10 +243,10 @@ def test_a_class_called_ask_can_not_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_paired_difference() -> None:
-    """Newcombe's own example for paired shares (Stat. Med. 17, 1998), and the plain interval where images are many."""
+    """Newcombe's own example (Stat. Med. 17, 1998), and the plain interval where images are many."""
     value, low, high = metrics.paired_difference(36, 2, 12, 0)
     assert value == pytest.approx(0.2)
-    assert (low, high) == pytest.approx((0.0562, 0.3290), abs=1e-3)
+    assert (low, high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
     value, low, high = metrics.paired_difference(60_000, 10_000, 12_000, 18_000)
     error = np.sqrt(0.22 - 0.02**2) / np.sqrt(100_000)
     assert (low, high) == pytest.approx((0.02 - 1.96 * error, 0.02 + 1.96 * error), abs=1e-4)
@@ -264,7 +264,7 @@ def test_models_are_compared_and_runs_listed(trained: TrainResult, crops: Path, 
     assert regraft.compare(trained.out, other, fresh, quiet=True).n == 12
     elsewhere = tmp_path / "runs" / "elsewhere"
     regraft.train(crops, out=elsewhere, quiet=True, seed=5, folds=2)
-    with pytest.raises(DataError, match="8 and 8 test images, . of them in common"):
+    with pytest.raises(DataError, match=r"8 and 8 test images, \d of them in common"):
         regraft.compare(other, elsewhere, quiet=True)
     (elsewhere / "manifest.json").unlink()
     listed = regraft.list_runs(tmp_path / "runs")
@@ -280,7 +280,7 @@ def test_models_are_compared_and_runs_listed(trained: TrainResult, crops: Path, 
 
 def _some(folder: Path, count: int) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png", ".jpeg"))
-    return random.Random(0).sample(files, min(count, len(files)))
+    return [files[i * len(files) // count] for i in range(count)]
 
 
 def _areas(known: Predictions, strange: Predictions) -> tuple[float, float]:
@@ -305,13 +305,13 @@ def test_images_of_other_sets_are_unknown(shared_data: Path, tmp_path: Path) -> 
     names = sorted(path.name for path in (shared_data / "eurosat").iterdir())
     tiles = _part(shared_data / "eurosat", tmp_path / "tiles", names[:5])
     digits = _part(shared_data / "mnist" / "train", tmp_path / "digits", "01234")
-    cases = [(shared_data / "clothing", "test", {"eurosat": _some(shared_data / "eurosat", 100),
-                                                 "cats_dogs": _some(shared_data / "cats_dogs", 100)}, 0.95),
-             (shared_data / "eurosat", None, {"mnist": _some(shared_data / "mnist", 100)}, 0.95),
-             (tiles, None, {"tiles": [p for n in names[5:] for p in _some(shared_data / "eurosat" / n, 25)]}, 0.8),
-             (digits, None, {"digits": [p for n in "56789" for p in _some(shared_data / "mnist" / "test" / n, 25)]}, 0.8)]
+    cases = [(shared_data / "clothing", {"eurosat": _some(shared_data / "eurosat", 100),
+                                         "cats_dogs": _some(shared_data / "cats_dogs", 100)}, 0.95),
+             (shared_data / "eurosat", {"mnist": _some(shared_data / "mnist", 100)}, 0.95),
+             (tiles, {"tiles": [p for n in names[5:] for p in _some(shared_data / "eurosat" / n, 25)]}, 0.8),
+             (digits, {"digits": [p for n in "56789" for p in _some(shared_data / "mnist" / "test" / n, 25)]}, 0.8)]
     better = []
-    for number, (data, split, strange, least) in enumerate(cases):
+    for number, (data, strange, least) in enumerate(cases):
         out = tmp_path / f"model{number}"
         regraft.train(data, out=out, quiet=True, limit=60, follow_links=True)
         model = regraft.load(out)
@@ -319,7 +319,6 @@ def test_images_of_other_sets_are_unknown(shared_data: Path, tmp_path: Path) -> 
             known = model.predict([data / row["path"] for row in csv.DictReader(file) if row["split"] == "test"])
         for name, files in strange.items():
             area, plain = _areas(known, model.predict(files))
-            print(data.name, split, name, round(area, 3), round(plain, 3))
             assert area >= least, f"{data.name} against {name}"
             better.append(area > plain)
     assert sum(better) >= 3
