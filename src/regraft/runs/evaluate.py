@@ -20,6 +20,7 @@ from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
 from regraft.records.results import Evaluation
+from regraft.runs.engines import Work, answer_engine
 from regraft.settings import EvaluateSettings, size_in_bytes
 
 
@@ -58,9 +59,10 @@ def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
         index = apply_splits(index, Path(settings.splits))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
-    engine = model.engine(settings.device, all_readouts=True)
     rules = record.preprocessing
+    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
+        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))
