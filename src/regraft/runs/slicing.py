@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.data.decode import picture
+from regraft.data.view import picture
 from regraft.errors import UnknownNameError
 from regraft.extraction.extract import ordered_map
 from regraft.records.images import ImageIndex
@@ -48,7 +48,7 @@ def slicings(index: ImageIndex, wanted: Sequence[str], rules: Preprocessing) -> 
             yield _bands(by, *measured[by])
         else:
             folders = (path.rpartition("/")[0] or "." for path in index.paths)
-            texts = list(index.columns[by] if by in index.columns else folders)
+            texts = list(index.columns.get(by, folders))
             names, groups_N = np.unique(np.array(texts, dtype=object), return_inverse=True)
             yield Slicing(by, tuple(map(str, names)), groups_N)
 
