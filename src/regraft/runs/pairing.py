@@ -28,7 +28,7 @@ def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
                                           store_limit=settings.store_limit), progress)
                   for model in (settings.first, settings.second))
     # Each model may find other files unreadable.
-    _, at_one, at_other = np.intersect1d(one.features.rows, other.features.rows, assume_unique=True, return_indices=True)
+    _, at_one, at_other = np.intersect1d(one.features.rows, other.features.rows, return_indices=True)
     right, right_too = ((of.P_NK.argmax(1) == of.y_N)[at] for of, at in ((one, at_one), (other, at_other)))
     seen = max(of.model.seen.count(of.features.digests) for of in (one, other))
     return _paired(settings, right, right_too, f"split {one.split} of {shown(str(settings.data))}", seen)
