@@ -59,6 +59,7 @@ from regraft.records.results import (
     OperatingPoint,
     Prediction,
     Predictions,
+    Slice,
     TrainResult,
 )
 from regraft.records.runs import RunRow, Runs
@@ -78,6 +79,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Slice": Slice,
     "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,

@@ -280,6 +280,9 @@ class EvaluateSettings:
         "else all.", metavar="NAME")] = None
     splits: Annotated[str | Path | None, Setting(
         "The splits.csv of a run: which images of the same data are in which split.", metavar="FILE")] = None
+    slices: Annotated[str | None, Setting(
+        "Measure groups of the images apart, with commas between: size, folder, brightness or columns of the table.",
+        metavar="NAME,...")] = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
