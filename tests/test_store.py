@@ -50,7 +50,7 @@ class Colours:
     def __init__(self, key: str = "colours", batch: int = 4) -> None:
         self.key = key
         self.batch = batch
-        self.concurrent = 2
+        self.concurrent = 1
         self.readouts: tuple[Readout, ...] = (Readout("rows", "rows", "none", 8), Readout("mean", "mean", "none", 3))
         self.runs: list[int] = []
 

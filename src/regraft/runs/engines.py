@@ -196,11 +196,11 @@ class Engines:
         from regraft.engines.measure import compare, features_of, images_per_second
 
         self._progress.say("measuring " + ", ".join(map(str, kinds)))
-        reference_ND = features_of(self._make(REFERENCE), sample_NHWC)
+        reference_ND = features_of(self.make(REFERENCE), sample_NHWC)
         self._choice = replace(self._choice, images=len(sample_NHWC))
         for kind in kinds:
             try:
-                engine = self._make(kind)
+                engine = self.make(kind)
                 speed = images_per_second(engine, sample_NHWC)
                 figures = compare(kind, speed, features_of(engine, sample_NHWC), reference_ND, self._work.readouts)
             except Exception as error:  # engines fail in as many ways as there are networks and machines
@@ -224,13 +224,14 @@ class Engines:
     def _made(self, kind: EngineKind, images: int) -> Engine:
         """An engine, loaded at once where it has something to do, else when it is asked."""
         if not images:
-            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self._make, kind))
+            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self.make, kind))
         try:
-            return self._make(kind)
+            return self.make(kind)
         except Exception as error:  # as above
             raise _FailedError(kind, _reason(error)) from error
 
-    def _make(self, kind: EngineKind) -> Engine:
+    def make(self, kind: EngineKind) -> Engine:
+        """An engine, loaded; raises what it raises where it fails."""
         work = self._work
         if kind.engine == "pytorch":
             from regraft.engines.pytorch import PyTorchEngine
@@ -298,9 +299,13 @@ def candidates(wanted: EngineName, device: str) -> list[EngineKind]:
     return chosen
 
 
+def needs(engine: str) -> tuple[str, ...]:
+    """Packages that an engine, by its name in the settings, can't run without."""
+    return ("torch",) if engine == "pytorch" else (engine, "onnx", "onnxscript")
+
+
 def _is_installed(kind: EngineKind) -> bool:
-    needed = ("torch",) if kind.engine == "pytorch" else (kind.engine, "onnx", "onnxscript")
-    return all(importlib.util.find_spec(name) is not None for name in needed)
+    return all(importlib.util.find_spec(name) is not None for name in needs(kind.engine))
 
 
 def versions() -> dict[str, str]:

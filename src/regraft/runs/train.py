@@ -19,8 +19,9 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
+from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.extraction.extract import Route, Rows, extract_by, feature_key
+from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
@@ -106,7 +107,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             route_N = np.where(learns_N, 0, len(routes) - 1)
             features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
-            fitted = fit(index, features, network.readouts, plan, progress, deadline)
+            fitted = _with_precision(fit(index, features, network.readouts, plan, progress, deadline), index, features,
+                                     folds)
         trim(store, size_in_bytes(settings.store_limit), progress)
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
@@ -119,7 +121,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
-        conversions=dict(features.notes))
+        conversions=dict(features.notes), engines=features.engines(np.arange(len(features.rows))))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})
     return result
@@ -268,6 +270,23 @@ def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Ru
     return Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
 
 
+def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
+    """The same, where its figures say so if not all of their features are of the answer's precision."""
+    splits_N = index.splits[features.rows]
+    held = splits_N != splits.TEST if folds is not None else splits_N == splits.VALIDATION
+
+    def told(figures: Evaluation | None, which_N: NDArray[np.bool_]) -> Evaluation | None:
+        engines = features.engines(np.flatnonzero(which_N))
+        other = sum(count for engine, count in engines.items() if not engine.endswith(f"-{ANSWER_PRECISION}"))
+        if figures is None or not other:
+            return figures
+        share = "features" if other == which_N.sum() else f"features of {other:,} of the images"
+        return dataclasses.replace(figures, method=f"{figures.method}; {share} in bf16")
+
+    return dataclasses.replace(fitted, validation=told(fitted.validation, held),
+                               test=told(fitted.test, splits_N == splits.TEST))
+
+
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
                ) -> Evaluation:
     """Figures of the readable test images, whose probabilities these are; to be asked for once."""
@@ -357,7 +376,8 @@ def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
 
 def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
-    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm")
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "openvino",
+                "onnxruntime")
     found = {}
     for name in packages:
         try:
