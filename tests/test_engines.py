@@ -233,7 +233,7 @@ def test_doctor_tells_what_is_here(folder: Path) -> None:
 _OFFLINE = """
 import sys
 def refuse(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+    if event.startswith("socket."):
         print("SOCKET", event, arguments, file=sys.stderr)
         raise RuntimeError(event)
 sys.addaudithook(refuse)
