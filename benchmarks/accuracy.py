@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 import regraft
 from benchmarks.machine import RESULTS, conditions, footer
 from regraft.data.index import open_data
+from regraft.engines.pytorch import PyTorchEngine
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.model import load

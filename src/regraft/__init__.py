@@ -17,13 +17,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "demo", "doctor", "errors", "evaluate", "explain", "export", "features",
-           "fetch", "iter_epochs", "load", "plan", "predict", "recipes", "store", "train"]
+__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain", "export",
+           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
         backbones,
+        compare,
         demo,
         doctor,
         evaluate,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         features,
         fetch,
         iter_epochs,
+        list_runs,
         load,
         plan,
         predict,
