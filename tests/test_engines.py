@@ -59,6 +59,7 @@ def folder(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "store"
     data = open_data(write_crops(folder.parent / "data", 40, seed=3))
     with pytest.MonkeyPatch.context() as patch, FeatureStore(folder) as store:
+        patch.setattr(choosing, "_FEW", 1)
         patch.setattr(choosing, "_WORTH", 0.0)  # whatever it costs
         engines_for(work, data, np.ones(len(data), np.bool_), store, "auto", "auto", Silent())
     return folder
@@ -173,6 +174,7 @@ def test_an_engine_that_fails_falls_back_and_says_so(work: Work, folder: Path, t
     def fail(*_: object) -> bytes:
         raise RuntimeError("no such operator\nand much more")
 
+    monkeypatch.setattr(choosing, "_FEW", 1)
     monkeypatch.setattr(choosing, "_WORTH", 0.0)
     monkeypatch.setattr("regraft.engines.convert.convert", fail)
     progress = Told()
@@ -206,6 +208,7 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16")
     data, store = write_crops(tmp_path / "data", 40, seed=5), tmp_path / "store"
+    monkeypatch.setattr(choosing, "_FEW", 1)
     monkeypatch.setattr(choosing, "_WORTH", 0.0)
     monkeypatch.setattr(choosing, "pairs", lambda kinds: [Pair(_BF16, _OPENVINO)])
     first = regraft.train(data, out=tmp_path / "first", store=store, size=_SIZE, quiet=True)
