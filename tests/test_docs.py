@@ -25,6 +25,8 @@ from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
+from regraft.records.doctor import Doctor, EngineRow
+from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
@@ -42,6 +44,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.page import ReportResult
 from regraft.records.pairing import PairedComparison
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
@@ -75,7 +78,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
-    "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
     "Slice": Slice,
@@ -85,6 +88,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
+    "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
+    "Engine kind": EngineKind,
 }
 
 SETTINGS: dict[str, list[Declared]] = {
