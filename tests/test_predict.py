@@ -29,7 +29,7 @@ def test_command_line_and_python_agree_to_the_last_digit(trained: TrainResult, c
     assert answer.probabilities is not None
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-12)
     assert answer.probability == max(answer.probabilities.values())
-    assert answer[0].unknown is None
+    assert answer[0].unknown is False
 
 
 def test_the_answer_does_not_depend_on_the_company(trained: TrainResult, crops: Path) -> None:
