@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regraft import __version__, manifest
+from regraft import __version__
 from regraft.data.decode import DECODER
 from regraft.data.index import open_data
 from regraft.data.listing import Seen, pictures
@@ -44,7 +44,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
                           + ("it is a folder" if out.is_dir() else f"there is no folder {shown(str(out.parent))}"))
     files, splits = images(model.folder, settings.data)
     progress.say(f"translating {model.record.backbone} to ONNX")
-    digest = manifest.model_digest(model.folder)
+    digest = model.digest
     data = onnx_bytes(_classifier(model), model.record.preprocessing.size, _about(model, digest).metadata())
     agreement = check(data, model, files, splits, progress)
     result = ExportResult(
