@@ -21,6 +21,7 @@ from regraft.errors import SettingsError
 
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
@@ -130,6 +131,9 @@ Group = Annotated[str | None, Setting(
     "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
+EngineSetting = Annotated[EngineName, Setting(
+    "What runs the frozen network; 'auto' measures once what is installed and takes the fastest that agrees with "
+    "PyTorch.")]
 Store = Annotated[str | Path | None, Setting(
     "Folder of the feature store; by default REGRAFT_STORE or a folder in your cache.", metavar="DIR")]
 StoreLimit = Annotated[str, Setting("Size limit of the feature store; least recently used features go first.",
@@ -211,6 +215,7 @@ class TrainSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
@@ -246,6 +251,7 @@ class EvaluateSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
@@ -342,6 +348,7 @@ class FeaturesSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False

@@ -23,6 +23,7 @@ from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
 from regraft.records.networks import Readout
 from regraft.records.results import Evaluation
+from regraft.runs.engines import Work, answer_engine
 from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import EvaluateSettings, size_in_bytes
 
@@ -66,9 +67,11 @@ def _evaluate(model: _Model, answer: Callable[[_Model, ImageIndex, EvaluateSetti
 
 def _by_features(model: Model, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
     """Through the store: what was computed in training or before is not computed again."""
-    record, engine = model.record, model.engine(settings.device, all_readouts=True)
+    record = model.record
     rules = record.preprocessing
+    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
+        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))

@@ -18,7 +18,7 @@ from regraft.errors import ExportError, MissingExtraError, OutputError
 from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
 from regraft.progress import Progress
 from regraft.records.base import shown
-from regraft.records.exported import ExportedRecord
+from regraft.records.exported import OPSET, ExportedRecord
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.settings import ExportSettings
@@ -34,7 +34,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     started = time.monotonic()
     try:
         from regraft.exports.agreement import check
-        from regraft.exports.onnx_file import OPSET, onnx_bytes
+        from regraft.exports.onnx_file import onnx_bytes
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)
