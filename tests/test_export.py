@@ -28,19 +28,12 @@ from regraft.heads.linear import LinearHead
 from regraft.model import Model
 from regraft.networks import onnx_graph
 from regraft.progress import Silent
+from regraft.records.exported import OPSET
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
 from regraft.runs.export import images
 from tests.conftest import write_crops
 from tests.doors import regraft_cli
-
-
-@pytest.fixture(scope="module")
-def exported(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    """The model of the crops, exported; read only."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    shutil.copytree(trained.out, folder)
-    return regraft.export(folder, quiet=True)
 
 
 def names(folder: Path) -> set[str]:
@@ -85,7 +78,7 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
 
 def test_one_file_that_tells_nothing_of_the_machine(exported: ExportResult) -> None:
     proto = onnx.load(exported.out, load_external_data=False)
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_graph.OPSET)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in proto.graph.initializer)
     (pixels,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim] == ["N", 224, 224, 3]
