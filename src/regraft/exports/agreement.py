@@ -52,8 +52,8 @@ def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, in
     """Run the file and :meth:`Model.predict` on each of the files, from their bytes on.
 
     The way from bytes to pixels is read from the exported file: it must be enough by itself. ``splits`` says where
-    the files come from. Raises ExportError where a label differs, a probability by more than ``TOLERANCE``, or a logit by
-    more than ``LOGIT_TOLERANCE`` of the largest.
+    the files come from. Raises ExportError where a label differs, a probability by more than ``TOLERANCE``, or a
+    logit by more than ``LOGIT_TOLERANCE`` of the largest.
     """
     exported = OnnxModel(data)
     if exported.classes != model.classes:
@@ -77,7 +77,8 @@ def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, in
         raise ExportError(
             f"the exported file does not answer as the model does: {len(found.other_label):,} of {readable:,} labels "
             f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass), scores "
-            f"by up to {found.logits:.1e} ({LOGIT_TOLERANCE * found.largest_logit:.1e}); nothing was written; use the model folder itself, or take another backbone")
+            f"by up to {found.logits:.1e} ({LOGIT_TOLERANCE * found.largest_logit:.1e}); nothing was written; use the "
+            "model folder itself, or take another backbone")
     return Agreement(images=readable, splits=splits, unreadable=len(files) - readable, labels_equal=readable,
                      largest_probability_difference=found.probabilities, largest_logit_difference=found.logits)
 
@@ -95,7 +96,9 @@ def _compare(exported: OnnxModel, model: Model, files: Sequence[Path], pixels_NH
     answers = model.predict(list(files), device="cpu")
     expected_P = np.array([[(answer.probabilities or {})[name] for name in model.classes] for answer in answers])
     engine = model.engine("cpu")
-    features_ND = np.concatenate([engine.run(pixels_NHWC[at:at + engine.batch])
+    # By the model's own rules: those in the file may differ.
+    own_NHWC = np.stack([view0(file, model.record.preprocessing).pixels for file in files])
+    features_ND = np.concatenate([engine.run(own_NHWC[at:at + engine.batch])
                                   for at in range(0, len(files), engine.batch)])
     expected_L = model.head.logits(features_ND)
     found.largest_logit = _larger(found.largest_logit, expected_L)
