@@ -1,7 +1,7 @@
 """The doors in Python: a function for each command, with the same settings. Wiring only.
 
-Each bears its command's name but one: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
-module that declares them.
+Each bears its command's name but two: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
+module that declares them, and ``regraft runs`` is :func:`list_runs`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
     BackbonesSettings,
+    CompareSettings,
     DemoSettings,
     EvaluateSettings,
     ExportSettings,
@@ -22,6 +23,7 @@ from regraft.settings import (
     PlanSettings,
     PredictSettings,
     RecipesSettings,
+    RunsSettings,
     SettingsSettings,
     StoreSettings,
     TrainSettings,
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
+    from regraft.records.pairing import PairedComparison
     from regraft.records.plan import Plan
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
+    from regraft.records.runs import Runs
     from regraft.records.training import Epoch, PhaseForecast
 
 
@@ -229,6 +233,32 @@ def export(settings: ExportSettings) -> ExportResult:
     from regraft.runs.export import export as run
 
     return run(settings, _progress(settings.quiet))
+
+
+@takes(CompareSettings)
+def compare(settings: CompareSettings) -> PairedComparison:
+    """Compare two models on the same images: difference in accuracy, with interval, and McNemar's test.
+
+    Without images, the answers that both trainings kept for their test images are compared; these must be the same
+    images.
+
+    Raises ModelError (TamperedError) for an unusable model, DataError where the answers can't be read or are of other
+    images, or for unusable images.
+    """
+    from regraft.runs.pairing import compare as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(RunsSettings)
+def list_runs(settings: RunsSettings) -> Runs:
+    """List runs with plan, figures and time; unfinished ones with how far they are.
+
+    Raises DataError where there is no such folder.
+    """
+    from regraft.runs.listing import list_runs as run
+
+    return run(Path(settings.folder).expanduser())
 
 
 @takes(BackbonesSettings)
