@@ -25,6 +25,8 @@ from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
+from regraft.records.doctor import Doctor, EngineRow
+from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
@@ -85,6 +87,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
     "Predicted file": PredictedFile,
+    "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
+    "Engine kind": EngineKind,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

@@ -1,8 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
-:func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`,
+:func:`explain`, :func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "errors", "evaluate", "explain", "export",
+__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain", "export",
            "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "store", "train"]
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         backbones,
         compare,
         demo,
+        doctor,
         evaluate,
         explain,
         export,

@@ -16,6 +16,7 @@ from regraft.settings import (
     BackbonesSettings,
     CompareSettings,
     DemoSettings,
+    DoctorSettings,
     EvaluateSettings,
     ExportSettings,
     FeaturesSettings,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
+    from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
@@ -307,6 +309,17 @@ def store(settings: StoreSettings) -> StoreUse:
     limit = 0 if settings.clear else None if settings.store_limit is None else size_in_bytes(settings.store_limit)
     with FeatureStore(settings.store) as opened:
         return opened.use(0 if limit is None else opened.trim(limit))
+
+
+@takes(DoctorSettings)
+def doctor(settings: DoctorSettings) -> Doctor:
+    """Tell what this machine has: processor, GPU, engines, feature store, and which engines were chosen.
+
+    Raises StoreError where the store can't be used.
+    """
+    from regraft.runs.doctor import doctor as run
+
+    return run(settings)
 
 
 @takes(DemoSettings)

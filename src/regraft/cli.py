@@ -39,7 +39,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
     "runs": api.list_runs, "features": api.features,
     "export": api.export,
-    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
+    "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,
 }
 

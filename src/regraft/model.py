@@ -79,7 +79,7 @@ class Model:
         self.seen = seen
         self.known = known
         self._module = module
-        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._engines: dict[str, Engine] = {}
 
     @property
     def record(self) -> ModelRecord:
@@ -100,19 +100,17 @@ class Model:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
 
-    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", all_readouts: bool = False) -> Engine:
-        """The engine that gives the head's readouts (or all that the training read); built once."""
-        key, record = (device, all_readouts), self.record
-        if key not in self._engines:
-            readouts = record.readouts if all_readouts else record.head_readouts
-            network = self.network()
+    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
+        """The engine that gives the head's readouts; built once."""
+        if device not in self._engines:
+            readouts, rules, network = self.record.head_readouts, self.record.preprocessing, self.network()
             if isinstance(network, LiteNetwork):
-                self._engines[key] = light_engine(network, readouts, record.preprocessing, device)
+                self._engines[device] = light_engine(network, readouts, rules, device)
             else:
                 from regraft.engines.pytorch import PyTorchEngine
 
-                self._engines[key] = PyTorchEngine(network, readouts, record.preprocessing, device)
-        return self._engines[key]
+                self._engines[device] = PyTorchEngine(network, readouts, rules, device)
+        return self._engines[device]
 
     def network(self) -> nn.Module | LiteNetwork:
         """The backbone with the model's weights: a torch module of its own in inference mode.

@@ -454,6 +454,16 @@ class StoreSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Settings of ``doctor``."""
+
+    store: Store = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Settings of ``demo``."""
 

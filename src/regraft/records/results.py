@@ -354,6 +354,8 @@ class TrainResult(Record):
         A record for each epoch of a training by steps.
     decision:
         Which of the two did better, and which was kept.
+    engines:
+        How many images' features each engine computed, now or earlier, by engine, device and precision.
     """
 
     out: str
@@ -370,6 +372,7 @@ class TrainResult(Record):
     probe: Evaluation | None = None
     epochs: tuple[Epoch, ...] = ()
     decision: str = ""
+    engines: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``head`` holds what was chosen, the whole list stays in ``run/record.json``."""
@@ -383,6 +386,7 @@ class TrainResult(Record):
                      f"strength {self.head.chosen.strength:.1e}, " if self.head.chosen.strength else "")
                  + f"chosen on {self.head.by})",
                  f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
+                 + "".join(f"; {count:,} by {engine}" for engine, count in (self.engines or {}).items())
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
         if self.decision:
             lines.append(f"  {self.decision}")

@@ -43,6 +43,7 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
@@ -230,7 +231,9 @@ class Training:
         self.loop: Loop | None = None
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
-        engine: Engine = _Colours() if random else self._engine(network, readouts)
+        engine: Engine = _Colours() if random else answer_engine(
+            Work(network.name, network.module, network.digest, tuple(readouts), rules), job.index, store,
+            job.settings.engine, job.settings.device, progress)
         self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
         self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)

@@ -19,8 +19,9 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
+from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.extraction.extract import Route, Rows, extract_by, feature_key
+from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.dense import Head
@@ -115,6 +116,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
             fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
+            fitted = _with_precision(fitted, index, features, folds)
         trim(store, size_in_bytes(settings.store_limit), progress)
     settled = fitted.settled
     record = ModelRecord(
@@ -129,7 +131,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
-        conversions=dict(features.notes))
+        conversions=dict(features.notes), engines=features.engines(np.arange(len(features.rows))))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})
     return result
@@ -326,6 +328,23 @@ def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Hel
     write_answers(folder.path, answers)
 
 
+def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
+    """The same, where its figures say so if not all of their features are of the answer's precision."""
+    splits_N = index.splits[features.rows]
+    held = splits_N != splits.TEST if folds is not None else splits_N == splits.VALIDATION
+
+    def told(figures: Evaluation | None, which_N: NDArray[np.bool_]) -> Evaluation | None:
+        engines = features.engines(np.flatnonzero(which_N))
+        other = sum(count for engine, count in engines.items() if not engine.endswith(f"-{ANSWER_PRECISION}"))
+        if figures is None or not other:
+            return figures
+        share = "features" if other == which_N.sum() else f"features of {other:,} of the images"
+        return dataclasses.replace(figures, method=f"{figures.method}; {share} in bf16")
+
+    return dataclasses.replace(fitted, validation=told(fitted.validation, held),
+                               test=told(fitted.test, splits_N == splits.TEST))
+
+
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
                rule: DecisionRule | None) -> Evaluation:
     """Figures of the readable test images, whose probabilities these are; to be asked for once."""
@@ -411,7 +430,8 @@ def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
 
 def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
-    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "onnxruntime")
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "openvino",
+                "onnxruntime")
     found = {}
     for name in packages:
         try:
