@@ -282,14 +282,12 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
-    from safetensors.numpy import save as tensors
-
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
         **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
-        HEAD: lambda: tensors(head_tensors(head)),
-        IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
-        **({} if known is None else {UNKNOWN: lambda: tensors(known.tensors())}),
+        HEAD: lambda: packed_arrays(head_tensors(head)),
+        IMAGES: lambda: packed_arrays({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+        **({} if known is None else {UNKNOWN: lambda: packed_arrays(known.tensors())}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"
     try:
@@ -314,14 +312,19 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
                           "bytes are free there") from None
 
 
-def _packed_network(state: State | Arrays) -> bytes:
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(state.items())
-              if isinstance(tensor, np.ndarray)}
-    if arrays:
-        from safetensors.numpy import save as tensors
+def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save as tensors
 
-        data: bytes = tensors(arrays)
-        return data
+    # The package writes an array's memory as it lies, in whatever order: a transposed one would come back scrambled.
+    data: bytes = tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
+
+
+def _packed_network(state: State | Arrays) -> bytes:
+    arrays = {name: tensor for name, tensor in sorted(state.items()) if isinstance(tensor, np.ndarray)}
+    if arrays:
+        return packed_arrays(arrays)
     from regraft.networks.weights import packed
 
     return packed(cast("State", state))
