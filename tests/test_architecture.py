@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "decisions", "training", "evaluation", "strategy", "report", "manifest", "answering", "runtime", "model",
-         "exports", "runs", "demonstration", "api", "cli", "__main__")
+         "decisions", "training", "evaluation", "review", "strategy", "report", "manifest", "answering", "runtime",
+         "model", "exports", "attribution", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -31,7 +31,9 @@ WITHOUT_TORCH = (
     "regraft.demonstration", "regraft.answering", "regraft.runtime", "regraft.networks.lite", "regraft.engines.light",
     "regraft.runs.predict",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
-    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
+    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
+    "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
+    "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
 )
 
 
@@ -87,7 +89,7 @@ def test_rooms_import_without_torch() -> None:
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime',\n"
-            "                                      'openvino', 'matplotlib'):\n"
+            "                                      'openvino', 'matplotlib', 'jinja2'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

@@ -44,6 +44,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.page import ReportResult
 from regraft.records.pairing import PairedComparison
 from regraft.records.predicted import PredictedFile
 from regraft.records.preprocessing import Preprocessing
@@ -61,6 +62,7 @@ from regraft.records.results import (
     OperatingPoint,
     Prediction,
     Predictions,
+    Slice,
     TrainResult,
 )
 from regraft.records.runs import RunRow, Runs
@@ -77,9 +79,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
-    "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Slice": Slice,
     "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,

@@ -2,7 +2,8 @@
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
 :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`,
-:func:`explain`, :func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`explain`, :func:`export`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
+:mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain", "export",
-           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "store", "train"]
+           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "store", "train",
+           "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         recipes,
         store,
         train,
+        write_report,
     )
     from regraft.training.hooks import Hooks
 

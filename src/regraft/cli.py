@@ -38,7 +38,7 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
     "runs": api.list_runs, "features": api.features,
-    "export": api.export,
+    "export": api.export, "report": api.write_report,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
     "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,

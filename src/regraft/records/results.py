@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -12,6 +13,9 @@ from regraft.records.base import Record, plain, shown
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, Quarantined
 from regraft.records.training import Epoch
+
+#: Groups of a division that are told in text; the record holds all.
+_SLICES_SHOWN = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +116,16 @@ class Decided(Record):
     price: str = ""
 
 
+@dataclass(frozen=True)
+class Slice(Record):
+    """A group of the evaluated images: what they were divided ``by``, its name, and its accuracy over ``n`` images."""
+
+    by: str
+    group: str
+    n: int
+    accuracy: Interval
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation(Record):
     """Figures of one named split.
@@ -155,6 +169,8 @@ class Evaluation(Record):
     decided:
         What the model's rule of decision does here; None where it has none. All other figures are of the most probable
         class.
+    slices:
+        Groups of the images, as they were asked for; of each division the worst first.
     """
 
     accuracy: Interval
@@ -180,6 +196,7 @@ class Evaluation(Record):
     calibration_error: float | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     decided: Decided | None = None
+    slices: tuple[Slice, ...] = ()
 
     def __repr__(self) -> str:
         lines = [
@@ -199,6 +216,11 @@ class Evaluation(Record):
                          + "; ".join(map(repr, self.unreadable[:3])) + ("; ..." if self.quarantined > 3 else ""))
         if self.decided is not None:
             lines.append(f"  {self.decided.price}")
+        for by, group in itertools.groupby(self.slices, lambda one: one.by):
+            found = list(group)
+            lines.append(f"  by {shown(by)}, worst first: " + "; ".join(
+                f"{shown(one.group)} {one.accuracy!r} of {one.n:,}" for one in found[:_SLICES_SHOWN])
+                + ("; ..." if len(found) > _SLICES_SHOWN else ""))
         if self.note:
             lines.append(f"  {self.note}")
         return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ from regraft.records.exported import ExportedRecord
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
+from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation
 from regraft.runs.engines import Work, answer_engine
+from regraft.runs.slicing import check_slices, slicings
 from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import EvaluateSettings, size_in_bytes
 
@@ -48,7 +50,22 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     answered = answer(settings, progress)
     model, features, split = answered.model, answered.features, answered.split
     seen = model.seen.count(features.digests)
-    return _judged(model.record, answered.P_NK, answered.y_N, model.classes, split, seen, features.quarantined)
+    figures = _judged(model.record, answered.P_NK, answered.y_N, model.classes, split, seen, features.quarantined)
+    return _sliced(figures, answered.index.take(features.rows), answered.P_NK, answered.y_N, settings,
+                   model.record.preprocessing)
+
+
+def _sliced(figures: Evaluation, readable: ImageIndex, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
+            settings: EvaluateSettings, rules: Preprocessing) -> Evaluation:
+    """With figures of the slices that were asked for."""
+    right_N = P_NK.argmax(1) == y_N
+    return replace(figures, slices=tuple(
+        found for one in slicings(readable, _slices(settings), rules)
+        for found in evaluation.slice_figures(one.by, one.names, one.groups_N, right_N)))
+
+
+def _slices(settings: EvaluateSettings) -> list[str]:
+    return [name.strip() for name in (settings.slices or "").split(",") if name.strip()]
 
 
 def _judged(record: ModelRecord | ExportedRecord, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
@@ -70,7 +87,9 @@ def _evaluate_file(model: OnnxModel, settings: EvaluateSettings, progress: Progr
     stream = Stream(index, _Probabilities(model), model.preprocessing, progress, settings.max_quarantined)
     P_NK = np.concatenate(list(stream.blocks((len(model.classes),)))).astype(np.float64)
     seen = sum(digest in model.record.seen for digest in stream.digests)
-    return _judged(model.record, P_NK, y_N[stream.rows], model.classes, split, seen, stream.quarantined)
+    figures = _judged(model.record, P_NK, y_N[stream.rows], model.classes, split, seen, stream.quarantined)
+    return _sliced(figures, index.take(np.array(stream.rows, np.int64)), P_NK, y_N[stream.rows], settings,
+                   model.preprocessing)
 
 
 class _Probabilities:
@@ -111,6 +130,7 @@ def _opened(settings: EvaluateSettings, classes: Sequence[str]) -> tuple[ImageIn
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
     if settings.splits is not None:
         index = apply_splits(index, Path(settings.splits))
+    check_slices(index, _slices(settings))
     index, split = _choose_split(index, settings.split)
     return index, split, _as_the_model_counts(index, classes)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from regraft.answering import Named
 from regraft.errors import MissingExtraError, OutputError
-from regraft.records.base import shown
+from regraft.records.base import harmless, shown
 from regraft.records.predicted import COLUMNS, Cell
 from regraft.records.results import Prediction
 from regraft.runs.folder import whole_file
@@ -127,7 +127,8 @@ def _write_csv(half: Path, rows: Iterable[dict[str, Cell]]) -> None:
     with half.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: harmless(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+                         for row in rows)
 
 
 def _write_parquet(half: Path, rows: Iterable[dict[str, Cell]]) -> None:

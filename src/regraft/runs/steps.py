@@ -48,6 +48,7 @@ from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
+    MAPPED,
     REPEATS,
     Fitted,
     claimed,
@@ -57,6 +58,7 @@ from regraft.runs.train import (
     judge_held,
     judge_test,
     keep_answers,
+    keep_map,
     open_images,
     own_record,
     preprocessing,
@@ -366,6 +368,8 @@ class Training:
             own=own_record(settings, network.module, outcome.readouts, self.rules), **settled.recorded)
         model.save(self.folder.out, record, network.state(), head, seen, settled.known)
         keep_answers(self.folder, self.job.index, self.features, settled.held, P_test)
+        if fitted is not None:
+            keep_map(self.folder, self.job.index, self.features, MAPPED, settings.seed)
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)

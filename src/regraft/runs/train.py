@@ -20,7 +20,7 @@ from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import ANSWER_PRECISION
-from regraft.errors import MissingExtraError, StoppedError, UsageError
+from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
 from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
@@ -36,9 +36,12 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.review.feature_map import feature_map, map_rows
 from regraft.runs.answers import answers_of, write_answers
 from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
+from regraft.runs.gather import MAP
+from regraft.runs.report import write_page
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.wanted import wanted
 from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings, seconds, size_in_bytes
@@ -48,11 +51,14 @@ CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
 REPEATS = 2
 
+#: The readout that the map of a run shows: what the network's own head reads.
+MAPPED = "last"
+
 _OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "engine", "workers", "time_limit", "quiet",
-                "hooks", "plan")
+                "hooks", "plan", "report")
 
 _Prepared = TypeVar("_Prepared")
 
@@ -84,6 +90,16 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
             yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
+        if settings.report != "none":
+            _write_page(folder, settings, progress)
+
+
+def _write_page(folder: RunFolder, settings: TrainSettings, progress: Progress) -> None:
+    """Write the page; a model without one is a model, so what is missing for it is said and no more."""
+    try:
+        write_page(folder.out, progress, private=settings.report == "no-images")
+    except (RegraftError, OSError) as error:
+        progress.say(f"no page is written: {error}")
 
 
 def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +133,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             folder.write_quarantine(features.quarantined)
             fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
             fitted = _with_precision(fitted, index, features, folds)
+            keep_map(folder, index, features, MAPPED, settings.seed)
         trim(store, size_in_bytes(settings.store_limit), progress)
     settled = fitted.settled
     record = ModelRecord(
@@ -326,6 +343,14 @@ def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Hel
         test = index.take(features.rows).rows("test")
         answers.append(answers_of(index, features.rows[test], P_test, "test", _OF_TEST))
     write_answers(folder.path, answers)
+
+
+def keep_map(folder: RunFolder, index: ImageIndex, features: Rows, readout: str, seed: int) -> None:
+    """Write down where the images lie on a plane of one readout's features."""
+    positions_N = map_rows(len(features.rows), features.width(readout), seed)
+    rows_N = features.rows[positions_N]
+    labels = tuple(index.classes[k] for k in index.y_N[rows_N])
+    folder.write(MAP, feature_map(features.read(positions_N, [readout]), rows_N, labels, seed))
 
 
 def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
