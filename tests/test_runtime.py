@@ -74,7 +74,8 @@ def test_pixels_and_run_are_the_way_of_predict(file: OnnxModel, crops: Path) -> 
     P_NK = file.run(np.stack([file.pixels(source) for source in sources]))
     for one in opened:
         one.close()
-    assert (P_NK.dtype, P_NK.shape) == (np.float64, (6, 2))
+    assert P_NK.dtype == np.float64
+    assert P_NK.shape == (6, 2)
     answers = file.predict(files)
     assert [answer.probabilities for answer in answers] == [
         dict(zip(file.classes, row.tolist(), strict=True)) for row in P_NK]
@@ -122,7 +123,7 @@ def test_tables_hold_a_row_for_each_image(exported: ExportResult, crops: Path, t
     (tmp_path / "broken.jpg").write_text("text")
     paths = [crops, tmp_path / "broken.jpg"]
     answers = regraft.predict(exported.out, paths, quiet=True)
-    result = regraft.predict(exported.out, paths, out=tmp_path / "t.jsonl", quiet=True)
+    result: Any = regraft.predict(exported.out, paths, out=tmp_path / "t.jsonl", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
     assert [(row["path"], row["label"], row["probability"], row["error"]) for row in rows] == [
         (p.path, p.label, p.probability, p.error) for p in answers]

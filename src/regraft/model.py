@@ -26,7 +26,6 @@ from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 
 if TYPE_CHECKING:
-    from torch import nn
 
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
@@ -112,7 +111,7 @@ class Model:
                 self._engines[device] = PyTorchEngine(network, readouts, rules, device)
         return self._engines[device]
 
-    def network(self) -> nn.Module | LiteNetwork:
+    def network(self) -> Any:
         """The backbone with the model's weights: a torch module of its own in inference mode.
 
         Without PyTorch, a bundled backbone comes as what ONNX Runtime can run. Raises MissingExtraError for another

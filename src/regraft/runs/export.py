@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from regraft import __version__
 from regraft.data.decode import DECODER
@@ -20,9 +20,6 @@ from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.runs.originals import originals
 from regraft.settings import ExportSettings
-
-if TYPE_CHECKING:
-    from torch import nn
 
 #: Compare on this many images at least, where there are as many.
 _AT_LEAST = 200
@@ -106,7 +103,7 @@ def _classifier(model: Model) -> Any:
     from regraft.networks.reader import Reader
 
     record = model.record
-    network = cast("nn.Module", model.network())
+    network = model.network()
     return Classifier(Reader(network, record.head_readouts, record.preprocessing), model.head)
 
 

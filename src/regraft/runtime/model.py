@@ -78,7 +78,7 @@ class OnnxModel:
 
         The network sees them one by one, so an image's answer does not depend on its company.
         """
-        return softmax(self._logits(pixels_BHWC))
+        return softmax(self._logits(pixels_BHWC)).astype(np.float64, copy=False)
 
     def _logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
         each = [self.outputs(pixels_HWC[None])[1] for pixels_HWC in pixels_BHWC]
