@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "decisions", "training", "evaluation", "review", "strategy", "report", "manifest", "model", "exports",
-         "attribution", "runs", "demonstration", "api", "cli", "__main__")
+         "decisions", "training", "evaluation", "review", "strategy", "report", "manifest", "answering", "runtime",
+         "model", "exports", "attribution", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -28,7 +28,8 @@ WITHOUT_TORCH = (
     "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
-    "regraft.demonstration",
+    "regraft.demonstration", "regraft.answering", "regraft.runtime", "regraft.networks.lite", "regraft.engines.light",
+    "regraft.runs.predict",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
     "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
@@ -93,16 +94,6 @@ def test_rooms_import_without_torch() -> None:
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_without_torch_the_missing_extra_is_named(crops: Path, tmp_path: Path) -> None:
-    code = ("import sys\n"
-            "for name in ('torch', 'torchvision', 'timm'): sys.modules[name] = None\n"
-            "from regraft.cli import main\n"
-            f"main(['train', {str(crops)!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet'])\n")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith('install it with: pip install "regraft[train]"')
 
 
 def test_importing_opens_no_socket_and_starts_no_process() -> None:

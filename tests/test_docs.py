@@ -46,6 +46,7 @@ from regraft.records.networks import (
 )
 from regraft.records.page import ReportResult
 from regraft.records.pairing import PairedComparison
+from regraft.records.predicted import PredictedFile
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
@@ -88,6 +89,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
+    "Predicted file": PredictedFile,
     "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
     "Engine kind": EngineKind,
 }

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,12 @@ from regraft.heads.linear import LinearHead
 from regraft.model import Model
 from regraft.networks import onnx_graph
 from regraft.progress import Silent
+from regraft.records.exported import OPSET
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
 from regraft.runs.export import images
 from tests.conftest import write_crops
 from tests.doors import regraft_cli
-
-
-@pytest.fixture(scope="module")
-def exported(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    """The model of the crops, exported; read only."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    shutil.copytree(trained.out, folder)
-    return regraft.export(folder, quiet=True)
 
 
 def names(folder: Path) -> set[str]:
@@ -65,8 +59,9 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
     """With ONNX Runtime and what the file says about itself, in batches of every size."""
     session = onnxruntime.InferenceSession(exported.out, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    assert set(about) == {"format_version", "labels", "preprocessing", "model_digest", "regraft_version"}
-    assert (about["format_version"], about["regraft_version"]) == ("1", regraft.__version__)
+    assert set(about) == {"format_version", "labels", "preprocessing", "model_digest", "regraft_version", "decoder",
+                          "backbone", "head", "training_counts", "seen", "decision", "unknown"}
+    assert (about["format_version"], about["regraft_version"]) == ("2", regraft.__version__)
     digest = json.loads((Path(exported.model) / manifest.NAME).read_text())["digest"]
     assert about["model_digest"] == exported.model_digest == digest
     labels, rules = json.loads(about["labels"]), Preprocessing.from_dict(json.loads(about["preprocessing"]))
@@ -84,7 +79,7 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
 
 def test_one_file_that_tells_nothing_of_the_machine(exported: ExportResult) -> None:
     proto = onnx.load(exported.out, load_external_data=False)
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_graph.OPSET)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in proto.graph.initializer)
     (pixels,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim] == ["N", 224, 224, 3]
@@ -120,6 +115,38 @@ def test_a_file_that_answers_otherwise_is_refused(exported: ExportResult, crops:
     renamed = replace(loaded.record, classes=("flower", "castle"))
     with pytest.raises(ExportError, match="names other classes"):
         compare(Model(loaded.folder, renamed, head, loaded.seen))
+
+
+def _wrong_mean(proto: onnx.ModelProto) -> None:
+    _change(proto, (1, 3, 1, 1), lambda mean: mean * 0.9)
+
+
+def _swapped_channels(proto: onnx.ModelProto) -> None:
+    _change(proto, (32, 3, 3, 3), lambda kernels: kernels[:, ::-1])
+
+
+def _other_interpolation(proto: onnx.ModelProto) -> None:
+    (rules,) = (entry for entry in proto.metadata_props if entry.key == "preprocessing")
+    assert '"bicubic"' in rules.value
+    rules.value = rules.value.replace('"bicubic"', '"bilinear"')
+
+
+def _change(proto: onnx.ModelProto, shape: tuple[int, ...], change: Callable[[Any], Any]) -> None:
+    """Change the first tensor of that shape in the file."""
+    tensor = next(tensor for tensor in proto.graph.initializer if tuple(tensor.dims) == shape)
+    changed = np.ascontiguousarray(change(onnx.numpy_helper.to_array(tensor)), np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+
+
+@pytest.mark.parametrize("plant", [_wrong_mean, _swapped_channels, _other_interpolation])
+def test_a_planted_difference_is_refused_saying_by_how_much(
+        plant: Callable[[onnx.ModelProto], None], exported: ExportResult, crops: Path) -> None:
+    proto = onnx.load(exported.out)
+    plant(proto)
+    files = sorted(crops.rglob("*.jpg"))[::4]
+    told = r"labels differ.*, probabilities by up to \d\.\de[-+]\d\d \(0\.0001 is let pass\), scores by up to \d\.\de"
+    with pytest.raises(ExportError, match=told):
+        agreement.check(proto.SerializeToString(), regraft.load(exported.model), files, {"given": 10}, Silent())
 
 
 def test_what_one_file_does_not_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

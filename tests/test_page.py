@@ -26,6 +26,7 @@ from regraft.errors import TimeLimitError, UsageError
 from regraft.records.answers import Answers
 from regraft.records.base import shown
 from regraft.records.page import Pictures
+from regraft.records.predicted import row
 from regraft.records.results import Prediction, Predictions, TrainResult
 from regraft.records.texts import Texts
 from regraft.report.card import MARK
@@ -33,6 +34,7 @@ from regraft.report.page import run_page
 from regraft.review.answers import review
 from regraft.review.feature_map import feature_map, map_rows
 from regraft.runs.gather import gather, without_places
+from regraft.runs.prediction_table import write_table
 from tests.conftest import write_crops
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -139,13 +141,14 @@ def test_hostile_names_are_texts(hostile: TrainResult) -> None:
     assert "&lt;script&gt;" in card
 
 
-def test_no_cell_of_a_table_is_a_formula(hostile: TrainResult) -> None:
+def test_no_cell_of_a_table_is_a_formula(hostile: TrainResult, tmp_path: Path) -> None:
     listed = (Path(hostile.out) / "run" / "quarantine.csv").read_text("utf-8").splitlines()
     assert any("broken.jpg" in line for line in listed)
     answers = Predictions(tuple(Prediction(name, name, 1.0, {name: 1.0}) for name in ("=1+1", "+a", "-b", "@c", "\td",
                                                                                      "e=f")))
-    rows = regraft.api.predictions_csv(answers).splitlines()[1:]
-    assert [row.partition(",")[0] for row in rows] == ["'=1+1", "'+a", "'-b", "'@c", "'\td", "e=f"]
+    write_table(tmp_path / "t.csv", (row(answer, "digest") for answer in answers))
+    rows = (tmp_path / "t.csv").read_text("utf-8").splitlines()[1:]
+    assert [line.partition(",")[0] for line in rows] == ["'=1+1", "'+a", "'-b", "'@c", "'\td", "e=f"]
     assert not [line for line in [*listed, *rows] if line[0] in "=+-@\t\r"]
 
 

@@ -31,16 +31,10 @@ from regraft.engines.contract import Engine
 from regraft.engines.processor import cores
 from regraft.errors import DataError, StoreError, TimeLimitError
 from regraft.extraction import extract as extraction
+from regraft.extraction import ordered
 from regraft.extraction import store as storage
-from regraft.extraction.extract import (
-    Features,
-    Route,
-    extract,
-    extract_by,
-    feature_key,
-    known_features,
-    ordered_map,
-)
+from regraft.extraction.extract import Features, Route, extract, extract_by, feature_key, known_features
+from regraft.extraction.ordered import ordered_map
 from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Space
 from regraft.progress import Deadline, Silent
 from regraft.records.images import ImageIndex, IndexBuilder
@@ -558,7 +552,7 @@ def test_ordered_map_is_ordered_and_bounded() -> None:
         time.sleep(0.0002 * (item % 3))
         return item * item
 
-    ahead = cores() * extraction._QUEUE
+    ahead = cores() * ordered._QUEUE
     for position, result in enumerate(ordered_map(work, range(300))):
         assert result == position * position
         assert len(started) <= position + ahead
@@ -571,7 +565,7 @@ def test_ordered_map_stops_with_its_reader() -> None:
     results = ordered_map(lambda item: seen.append(item), range(1000))
     next(results)
     results.close()
-    assert len(seen) <= cores() * extraction._QUEUE + 1
+    assert len(seen) <= cores() * ordered._QUEUE + 1
 
 
 # -- processes -------------------------------------------------------------------------------------

@@ -6,9 +6,6 @@ module that declares them, and ``regraft runs`` is :func:`list_runs`.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,48 +165,40 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 
 
 @takes(PredictSettings)
-def predict(settings: PredictSettings) -> Predictions:
+def predict(settings: PredictSettings) -> Predictions | Any:  # Any: with `out` it is a PredictedFile
     """Answer images with a model.
 
     Label and probabilities of each, in input order. An unreadable image is an answer with its ``error``; the
-    others are answered. Raises ModelError (TamperedError) for an unusable model.
+    others are answered. With ``out`` the answers are in that file alone, and the result counts them; interrupted, the
+    same call goes on from there, as it does with ``csv``.
+
+    Raises
+    ------
+    ModelError, TamperedError
+        The model can't be used.
+    DataError
+        A folder holds no pictures.
+    SettingsError
+        ``out`` has another ending than .csv, .parquet or .jsonl.
+    OutputError
+        A file can't be written, or another one has its place.
     """
-    paths = settings.paths if isinstance(settings.paths, Sequence) else [settings.paths]
-    answers = load(settings.model, module=settings.module).predict(
-        [paths] if isinstance(paths, str) else list(paths), device=settings.device,
-        follow_links=settings.follow_links, progress=_progress(settings.quiet or _is_few(paths)))
-    if settings.csv is not None:
-        from regraft.runs.folder import write_whole
+    from regraft.runs.predict import predict as run
 
-        write_whole(Path(settings.csv), predictions_csv(answers))
-    return answers
+    quiet = settings.quiet or _is_few(settings.paths)
+    return run(settings, load(settings.model, module=settings.module), _progress(quiet))
 
 
-def _is_few(paths: str | Sequence[str | Path]) -> bool:
+def _is_few(paths: str | Path | Sequence[str | Path]) -> bool:
     """A handful of files needs no progress; a folder may hold any number."""
-    listed = [paths] if isinstance(paths, str) else paths
+    listed = [paths] if isinstance(paths, str | Path) else paths
     return len(listed) < 20 and not any(Path(path).is_dir() for path in listed)
 
 
-def predictions_csv(answers: Predictions) -> str:
-    """A row a prediction with a header; a set of labels is a JSON list.
+def load(path: str | Path, *, module: object = None) -> Model | Any:  # Any: an OnnxModel
+    """Load a model folder, or a ``.onnx`` file that :func:`export` wrote, which comes as a ``runtime.OnnxModel``.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front.
-    """
-    from regraft.records.base import harmless
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "unknown", "error", "novelty", "decision", "labels"])
-    for p in answers:
-        labels = None if p.labels is None else json.dumps(p.labels, ensure_ascii=False)
-        writer.writerow([harmless(p.path), harmless(p.label), p.probability, p.unknown, harmless(p.error), p.novelty,
-                         harmless(p.decision), labels])
-    return text.getvalue()
-
-
-def load(path: str | Path, *, module: object = None) -> Model:
-    """Load a model folder; every file that decides answers is checked first. See :meth:`Model.predict`.
+    Both answer images with ``predict``. Of a folder, every file that decides answers is checked first.
 
     ``module`` is the torch module that the model was trained with, where it was given as one; it stays as it is, and a
     copy of it takes the model's weights.
@@ -217,6 +206,10 @@ def load(path: str | Path, *, module: object = None) -> Model:
     Raises ModelError where there is no finished model or the module is another network, BackboneError where the
     weights do not fit it, TamperedError where a byte was changed.
     """
+    from regraft.runtime import is_onnx, load_onnx
+
+    if is_onnx(path):
+        return load_onnx(path, module)
     from regraft.model import load as run
 
     return run(path, module)

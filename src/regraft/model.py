@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft import manifest
-from regraft.data.listing import Seen, pictures
-from regraft.data.view import view0
+from regraft.answering import Answerer, named_sources
 from regraft.decisions.answering import predictions
 from regraft.decisions.novelty import Known
-from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
+from regraft.engines.light import light_engine
+from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
+from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 
 if TYPE_CHECKING:
-    from torch import nn
 
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
+
+#: A network's tensors where PyTorch is not installed.
+Arrays = Mapping[str, NDArray[np.float32]]
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
 UNKNOWN = "unknown.safetensors"
@@ -87,33 +90,43 @@ class Model:
         """Class names, in the order of the probabilities."""
         return self.record.classes
 
+    @property
+    def digest(self) -> str:
+        """What names the model: a digest of every byte that decides answers, 64 hexadecimal digits."""
+        return manifest.model_digest(self.folder)
+
     def __repr__(self) -> str:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
 
     def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
         """The engine that gives the head's readouts; built once."""
-        record = self.record
         if device not in self._engines:
-            try:
+            readouts, rules, network = self.record.head_readouts, self.record.preprocessing, self.network()
+            if isinstance(network, LiteNetwork):
+                self._engines[device] = light_engine(network, readouts, rules, device)
+            else:
                 from regraft.engines.pytorch import PyTorchEngine
-            except ImportError:
-                raise MissingExtraError("predicting with a model folder", "train") from None
-            self._engines[device] = PyTorchEngine(self.network(), record.head_readouts, record.preprocessing, device)
+
+                self._engines[device] = PyTorchEngine(network, readouts, rules, device)
         return self._engines[device]
 
-    def network(self) -> nn.Module:
-        """The backbone with the model's weights, a torch module of its own in inference mode.
+    def network(self) -> Any:
+        """The backbone with the model's weights: a torch module of its own in inference mode.
 
-        Raises BackboneError or ModelError where a network of the caller's own is not the one that was trained.
+        Without PyTorch, a bundled backbone comes as what ONNX Runtime can run. Raises MissingExtraError for another
+        one there, BackboneError or ModelError where a network of the caller's own is not the one that was trained.
         """
+        record, file = self.record, self.folder / BACKBONE
         try:
             from regraft.networks.build import restore
             from regraft.networks.own import restore_own
             from regraft.networks.weights import read_weights
         except ImportError:
-            raise MissingExtraError("predicting with a model folder", "train") from None
-        record, state = self.record, read_weights(self.folder / BACKBONE)
+            from safetensors.numpy import load_file
+
+            return restore_lite(record.backbone, load_file(file), "predicting")
+        state = read_weights(file)
         if record.own is None:
             return restore(record.backbone, state, record.preprocessing.size)
         return restore_own(record.own, self._module, state, record.readouts, record.preprocessing.size)
@@ -126,30 +139,14 @@ class Model:
         file's bytes, a Pillow image, an RGB array uint8 [H, W, 3]. An unreadable image is an answer with its
         ``error``; the others are answered. Raises DataError where a folder holds no pictures.
         """
+        sources = list(named_sources(images, follow_links))
+        return Predictions(tuple(self.answerer(device).answers(sources, progress or Silent())))
+
+    def answerer(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Answerer:
+        """What answers images, any number of them."""
         engine = self.engine(device)
-        sources = list(_sources(images, follow_links))
-        answers: list[Prediction | None] = [None] * len(sources)
-        waiting: list[tuple[int, str, NDArray[np.uint8]]] = []
-
-        def answer() -> None:
-            features_ND = engine.run(np.stack([pixels for *_, pixels in waiting]))
-            for (at, *_), prediction in zip(waiting, self.answer([name for _, name, _ in waiting], features_ND),
-                                            strict=True):
-                answers[at] = prediction
-            waiting.clear()
-
-        with (progress or Silent()).task("predicting", len(sources)) as task:
-            for at, (name, seen) in enumerate(_looked_at(sources, self.record)):
-                if isinstance(seen, str):
-                    answers[at] = Prediction(name, error=seen)
-                else:
-                    waiting.append((at, name, seen))
-                if len(waiting) == engine.batch:
-                    answer()
-                task.advance()
-            if waiting:
-                answer()
-        return Predictions(tuple(a for a in answers if a is not None))
+        return Answerer(self.record.preprocessing, engine.batch,
+                        lambda names, pixels_BHWC: self.answer(names, engine.run(pixels_BHWC)))
 
     def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
         """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
@@ -200,39 +197,6 @@ class HeadModel(Model):
     def __repr__(self) -> str:
         return (f"Head of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}) on {self.about.dim:,} features, without a network")
-
-
-def _sources(images: Any, follow_links: bool) -> Iterator[tuple[str, Any]]:
-    """Name and source of each image; folders are opened."""
-    if isinstance(images, str | Path):
-        path = Path(images)
-        if not path.is_dir():
-            yield str(images), path
-            return
-        found = list(pictures(path, path, Seen(), follow_links))
-        if not found:
-            raise DataError(f"{shown(str(images))} holds no pictures")
-        for name in found:
-            yield str(path / name), path / name
-    elif isinstance(images, Sequence) and not isinstance(images, bytes):
-        for image in images:
-            yield from _sources(image, follow_links)
-    else:
-        yield f"<{type(images).__name__}>", images
-
-
-def _looked_at(sources: list[tuple[str, Any]], record: ModelRecord) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
-    """Name and pixels, or why there are none."""
-    from regraft.extraction.extract import ordered_map
-
-    def look(item: tuple[str, Any]) -> tuple[str, NDArray[np.uint8] | str]:
-        name, source = item
-        try:
-            return name, view0(source, record.preprocessing).pixels
-        except ImageError as error:
-            return name, error.reason
-
-    yield from ordered_map(look, sources)
 
 
 def load(path: str | Path, module: object = None) -> Model:
@@ -308,8 +272,8 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages,
-         known: Known | None = None) -> None:
+def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Arrays | None, head: Head,
+         seen: SeenImages, known: Known | None = None) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     Without a backbone it is a head that answers features, described by a HeadRecord. The head is the one that was
@@ -317,14 +281,12 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
-    from safetensors.numpy import save as tensors
-
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
         **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
-        HEAD: lambda: tensors(head_tensors(head)),
-        IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
-        **({} if known is None else {UNKNOWN: lambda: tensors(known.tensors())}),
+        HEAD: lambda: packed_arrays(head_tensors(head)),
+        IMAGES: lambda: packed_arrays({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+        **({} if known is None else {UNKNOWN: lambda: packed_arrays(known.tensors())}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"
     try:
@@ -349,10 +311,22 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
                           "bytes are free there") from None
 
 
-def _packed_network(state: State) -> bytes:
+def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save as tensors
+
+    # The package writes an array's memory as it lies, in whatever order: a transposed one would come back scrambled.
+    data: bytes = tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
+
+
+def _packed_network(state: State | Arrays) -> bytes:
+    arrays = {name: tensor for name, tensor in sorted(state.items()) if isinstance(tensor, np.ndarray)}
+    if arrays:
+        return packed_arrays(arrays)
     from regraft.networks.weights import packed
 
-    return packed(state)
+    return packed(cast("State", state))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -28,6 +28,9 @@ Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
 PageKind = Literal["images", "no-images", "none"]
 
+#: Endings of tables of predictions.
+TABLES = (".csv", ".parquet", ".jsonl")
+
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
 
@@ -138,6 +141,8 @@ Data = Annotated[str | Path, Setting(
     "A folder of class folders or of splits, a CSV or Parquet table, or torchvision:NAME.",
     metavar="DATA", positional=True)]
 ModelPath = Annotated[str | Path, Setting("A model folder that train wrote.", metavar="MODEL", positional=True)]
+AnyModel = Annotated[str | Path, Setting(
+    "A model folder that train wrote, or an ONNX file that export wrote.", metavar="MODEL", positional=True)]
 Group = Annotated[str | None, Setting(
     "What must stay on one side of a split: a table's column, 'parent' (the file's folder) or a regular "
     "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
@@ -272,7 +277,7 @@ class TrainSettings:
 class EvaluateSettings:
     """Settings of ``evaluate``."""
 
-    model: ModelPath
+    model: AnyModel
     data: Data
     _: dataclasses.KW_ONLY
     split: Annotated[str | None, Setting(
@@ -332,11 +337,16 @@ class RunsSettings:
 class PredictSettings:
     """Settings of ``predict``."""
 
-    model: ModelPath
+    model: AnyModel
     paths: Annotated[str | Path | Sequence[str | Path], Setting(
         "Image files, or folders of them.", metavar="PATH", positional=True)]
     _: dataclasses.KW_ONLY
     csv: Annotated[str | Path | None, Setting("Write the predictions to this CSV file too.", metavar="F")] = None
+    out: Annotated[str | Path | None, Setting(
+        "Write the predictions to this file and show their number alone; its ending says how: .csv, .parquet or "
+        ".jsonl.", metavar="F")] = None
+    sort_into: Annotated[str | Path | None, Setting(
+        "Copy each picture into this folder, by class.", metavar="DIR")] = None
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
     quiet: Quiet = False
@@ -344,6 +354,10 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.out is not None and Path(self.out).suffix.lower() not in TABLES:
+            raise SettingsError([f"out: {str(self.out)!r} is not allowed; its name must end in {', '.join(TABLES)}"])
+        if self.out is not None and self.csv is not None:
+            raise SettingsError(["out: --csv writes the same table; give one of the two"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from regraft.data.view import view0
 from regraft.errors import ExportError, ImageError
-from regraft.exports.onnx_file import LOGITS, PROBABILITIES
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.model import Model
-from regraft.networks.onnx_graph import PIXELS
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Agreement
+from regraft.runtime import OnnxModel
 
 #: Largest difference of a probability that is let pass.
 TOLERANCE = 1e-4
+
+#: The same of a logit, as a share of the largest one: where a model is sure of itself, probabilities hide differences.
+LOGIT_TOLERANCE = 1e-3
 
 #: Numbers of images that are run at a time: the file must not care.
 BATCHES = (1, 2, 5, 64)
@@ -32,40 +32,31 @@ BATCHES = (1, 2, 5, 64)
 _MOST_PIXELS = 64 * 256**2
 
 
-class OnnxFile:
-    """An exported file in ONNX Runtime, with what it says about itself."""
-
-    def __init__(self, data: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; it warns of constants that its own optimiser folds
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        about = self._session.get_modelmeta().custom_metadata_map
-        self.labels: tuple[str, ...] = tuple(json.loads(about["labels"]))
-        self.preprocessing = Preprocessing.from_dict(json.loads(about["preprocessing"]))
-
-    def run(self, pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and logits, float32 [N, K]."""
-        P_NK, L_NK = self._session.run([PROBABILITIES, LOGITS], {PIXELS: pixels_NHWC})
-        return P_NK, L_NK
-
-
 @dataclass
 class _Differences:
-    """The largest seen so far, and the files that got another label."""
+    """The largest seen so far, the largest logit, and the files that got another label."""
 
     probabilities: float = 0.0
     logits: float = 0.0
+    largest_logit: float = 0.0
     other_label: set[Path] = field(default_factory=set)
+
+    @property
+    def let_pass(self) -> bool:
+        """Whether all of it is rounding; a difference that is no number is not."""
+        return (not self.other_label and self.probabilities <= TOLERANCE
+                and self.logits <= LOGIT_TOLERANCE * self.largest_logit)
 
 
 def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, int], progress: Progress) -> Agreement:
     """Run the file and :meth:`Model.predict` on each of the files, from their bytes on.
 
     The way from bytes to pixels is read from the exported file: it must be enough by itself. ``splits`` says where
-    the files come from. Raises ExportError where a label differs, or a probability by more than ``TOLERANCE``.
+    the files come from. Raises ExportError where a label differs, a probability by more than ``TOLERANCE``, or a
+    logit by more than ``LOGIT_TOLERANCE`` of the largest.
     """
-    exported = OnnxFile(data)
-    if exported.labels != model.classes:
+    exported = OnnxModel(data)
+    if exported.classes != model.classes:
         raise ExportError("the exported file names other classes than the model; nothing was written")
     largest = max(1, min(BATCHES[-1], _MOST_PIXELS // exported.preprocessing.size**2))
     found, readable = _Differences(), 0
@@ -81,13 +72,13 @@ def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, in
             task.advance(len(part))
     if not readable:
         raise ExportError(f"none of the {len(files):,} images to compare on can be read; give others with --data DIR")
-    # A difference that is no number is no agreement either.
-    if found.other_label or not found.probabilities <= TOLERANCE:
+    if not found.let_pass:
         example = f", such as that of {shown(str(min(found.other_label)))}" if found.other_label else ""
         raise ExportError(
             f"the exported file does not answer as the model does: {len(found.other_label):,} of {readable:,} labels "
-            f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass); nothing "
-            "was written; use the model folder itself, or take another backbone")
+            f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass), scores "
+            f"by up to {found.logits:.1e} ({LOGIT_TOLERANCE * found.largest_logit:.1e}); nothing was written; use the "
+            "model folder itself, or take another backbone")
     return Agreement(images=readable, splits=splits, unreadable=len(files) - readable, labels_equal=readable,
                      largest_probability_difference=found.probabilities, largest_logit_difference=found.logits)
 
@@ -99,18 +90,21 @@ def _pixels(file: Path, rules: Preprocessing) -> NDArray[np.uint8] | None:
         return None
 
 
-def _compare(exported: OnnxFile, model: Model, files: Sequence[Path], pixels_NHWC: NDArray[np.uint8],
+def _compare(exported: OnnxModel, model: Model, files: Sequence[Path], pixels_NHWC: NDArray[np.uint8],
              sizes: Sequence[int], found: _Differences) -> None:
     """Compare answers in batches of each size: the first images, repeated where they are fewer."""
     answers = model.predict(list(files), device="cpu")
     expected_P = np.array([[(answer.probabilities or {})[name] for name in model.classes] for answer in answers])
     engine = model.engine("cpu")
-    features_ND = np.concatenate([engine.run(pixels_NHWC[at:at + engine.batch])
+    # By the model's own rules: those in the file may differ.
+    own_NHWC = np.stack([view0(file, model.record.preprocessing).pixels for file in files])
+    features_ND = np.concatenate([engine.run(own_NHWC[at:at + engine.batch])
                                   for at in range(0, len(files), engine.batch)])
     expected_L = model.head.logits(features_ND)
+    found.largest_logit = _larger(found.largest_logit, expected_L)
     for size in sizes:
         rows = [i % len(files) for i in range(size)]
-        P_NK, L_NK = exported.run(pixels_NHWC[rows])
+        P_NK, L_NK = exported.outputs(pixels_NHWC[rows])
         found.probabilities = _larger(found.probabilities, P_NK - expected_P[rows])
         found.logits = _larger(found.logits, L_NK - expected_L[rows])
         found.other_label |= {files[row] for row, best in zip(rows, P_NK.argmax(1), strict=True)

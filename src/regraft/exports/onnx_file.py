@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import onnx
 import torch
 from torch import nn
 
-from regraft import __version__
 from regraft.networks.onnx_graph import onnx_graph, refuse_large
-from regraft.records.model import ModelRecord
-
-#: Names of what comes out.
-PROBABILITIES, LOGITS = "probabilities", "logits"
-
-#: Of the metadata in the file.
-FORMAT_VERSION = 1
-
-
-def metadata(record: ModelRecord, digest: str) -> dict[str, str]:
-    """What the file says about itself: enough to go from a picture's bytes to a label with nothing else."""
-    return {
-        "format_version": str(FORMAT_VERSION), "regraft_version": __version__, "model_digest": digest,
-        "labels": json.dumps(record.classes), "preprocessing": json.dumps(record.preprocessing.to_dict()),
-    }
+from regraft.records.exported import LOGITS, PROBABILITIES
 
 
 def onnx_bytes(classifier: nn.Module, size: int, about: Mapping[str, str]) -> bytes:

@@ -13,15 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import ExportError
-
-#: Version of ONNX's operators. PyTorch's exporter writes this one without converting.
-OPSET = 18
-
-#: What goes in: pixels of view 0, uint8 [N, S, S, 3].
-PIXELS = "pixels"
-
-#: A protocol buffer holds no more, and so no ONNX file without a second one beside it.
-MOST_BYTES = 2**31 - 1
+from regraft.records.exported import MOST_BYTES, OPSET, PIXELS
 
 
 def onnx_graph(module: nn.Module, example_NHWC: Tensor, outputs: Sequence[str], any_number: bool) -> onnx.ModelProto:

@@ -12,16 +12,22 @@ from numpy.typing import NDArray
 from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
-from regraft.errors import DataError, UnknownNameError
+from regraft.errors import DataError, UnknownNameError, UsageError
 from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
+from regraft.extraction.stream import Stream
 from regraft.model import Model, load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
-from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
+from regraft.records.exported import ExportedRecord
+from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
+from regraft.records.model import ModelRecord
+from regraft.records.networks import Readout
+from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.slicing import check_slices, slicings
+from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import EvaluateSettings, size_in_bytes
 
 
@@ -39,20 +45,22 @@ class Answered:
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
+    if is_onnx(settings.model):
+        return _evaluate_file(load_onnx(settings.model, settings.module), settings, progress)
     answered = answer(settings, progress)
     model, features, split = answered.model, answered.features, answered.split
     seen = model.seen.count(features.digests)
-    figures = evaluation.judge(
-        # What the model has seen is no test of it, whatever the folder is called.
-        answered.P_NK, answered.y_N, model.classes, split="seen" if seen and split == "test" else split,
-        method="answers of the saved model",
-        majority=int(np.argmax(model.record.training_counts)), seen=seen, unreadable=features.quarantined,
-        rule=model.record.decision,
-        note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
-    right_N = answered.P_NK.argmax(1) == answered.y_N
-    readable = answered.index.take(features.rows)
+    figures = _judged(model.record, answered.P_NK, answered.y_N, model.classes, split, seen, features.quarantined)
+    return _sliced(figures, answered.index.take(features.rows), answered.P_NK, answered.y_N, settings,
+                   model.record.preprocessing)
+
+
+def _sliced(figures: Evaluation, readable: ImageIndex, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
+            settings: EvaluateSettings, rules: Preprocessing) -> Evaluation:
+    """With figures of the slices that were asked for."""
+    right_N = P_NK.argmax(1) == y_N
     return replace(figures, slices=tuple(
-        found for one in slicings(readable, _slices(settings), model.record.preprocessing)
+        found for one in slicings(readable, _slices(settings), rules)
         for found in evaluation.slice_figures(one.by, one.names, one.groups_N, right_N)))
 
 
@@ -60,16 +68,51 @@ def _slices(settings: EvaluateSettings) -> list[str]:
     return [name.strip() for name in (settings.slices or "").split(",") if name.strip()]
 
 
+def _judged(record: ModelRecord | ExportedRecord, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
+            classes: Sequence[str], split: str, seen: int, quarantined: Sequence[Quarantined]) -> Evaluation:
+    return evaluation.judge(
+        # What the model has seen is no test of it, whatever the folder is called.
+        P_NK, y_N, classes, split="seen" if seen and split == "test" else split,
+        method="answers of the saved model", majority=int(np.argmax(record.training_counts)), seen=seen,
+        unreadable=quarantined, rule=record.decision,
+        note="" if not seen else f"{seen:,} of {len(y_N):,} images served for fitting or choosing this model")
+
+
+def _evaluate_file(model: OnnxModel, settings: EvaluateSettings, progress: Progress) -> Evaluation:
+    """An exported file gives no features that the store could keep."""
+    model.answerer(settings.device)  # which refuses another device
+    if settings.engine not in ("auto", "onnxruntime"):
+        raise UsageError(f"engine: {settings.engine!r} is not allowed; an exported file runs in onnxruntime")
+    index, split, y_N = _opened(settings, model.classes)
+    stream = Stream(index, _Probabilities(model), model.preprocessing, progress, settings.max_quarantined)
+    P_NK = np.concatenate(list(stream.blocks((len(model.classes),)))).astype(np.float64)
+    seen = sum(digest in model.record.seen for digest in stream.digests)
+    figures = _judged(model.record, P_NK, y_N[stream.rows], model.classes, split, seen, stream.quarantined)
+    return _sliced(figures, index.take(np.array(stream.rows, np.int64)), P_NK, y_N[stream.rows], settings,
+                   model.preprocessing)
+
+
+class _Probabilities:
+    """An exported file as an engine whose features are probabilities."""
+
+    key = "onnxruntime-cpu-fp32"
+    batch = 4
+    readouts: tuple[Readout, ...] = ()
+    concurrent = 1
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+
+    def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities, float32 [B, K]."""
+        return self._model.run(pixels_BHWC).astype(np.float32)
+
+
 def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
     """Open the images and answer those that can be read."""
     model = load(settings.model, settings.module)
     record = model.record
-    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
-    if settings.splits is not None:
-        index = apply_splits(index, Path(settings.splits))
-    check_slices(index, _slices(settings))
-    index, split = _choose_split(index, settings.split)
-    y_N = _as_the_model_counts(index, model.classes)
+    index, split, y_N = _opened(settings, model.classes)
     rules = record.preprocessing
     work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
@@ -80,6 +123,16 @@ def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
             P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
         store.trim(size_in_bytes(settings.store_limit))
     return Answered(model, index, split, features, y_N[features.rows], P_NK)
+
+
+def _opened(settings: EvaluateSettings, classes: Sequence[str]) -> tuple[ImageIndex, str, NDArray[np.int32]]:
+    """The images of the wanted split, its name, and their labels as the model counts."""
+    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
+    if settings.splits is not None:
+        index = apply_splits(index, Path(settings.splits))
+    check_slices(index, _slices(settings))
+    index, split = _choose_split(index, settings.split)
+    return index, split, _as_the_model_counts(index, classes)
 
 
 def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regraft import manifest
+from regraft import __version__
+from regraft.data.decode import DECODER
 from regraft.data.splits import TRAIN, VALIDATION, read_splits
 from regraft.errors import ExportError, MissingExtraError, OutputError
 from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
 from regraft.progress import Progress
 from regraft.records.base import shown
+from regraft.records.exported import OPSET, ExportedRecord
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.runs.originals import originals
@@ -30,8 +32,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     started = time.monotonic()
     try:
         from regraft.exports.agreement import check
-        from regraft.exports.onnx_file import metadata, onnx_bytes
-        from regraft.networks.onnx_graph import OPSET
+        from regraft.exports.onnx_file import onnx_bytes
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)
@@ -41,8 +42,8 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
                           + ("it is a folder" if out.is_dir() else f"there is no folder {shown(str(out.parent))}"))
     files, splits = images(model.folder, settings.data)
     progress.say(f"translating {model.record.backbone} to ONNX")
-    digest = manifest.model_digest(model.folder)
-    data = onnx_bytes(_classifier(model), model.record.preprocessing.size, metadata(model.record, digest))
+    digest = model.digest
+    data = onnx_bytes(_classifier(model), model.record.preprocessing.size, _about(model, digest).metadata())
     agreement = check(data, model, files, splits, progress)
     result = ExportResult(
         model=str(model.folder), model_digest=digest, out=str(out), bytes=len(data),
@@ -85,13 +86,25 @@ def _spread(items: Sequence[_T], most: int) -> list[_T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def _about(model: Model, digest: str) -> ExportedRecord:
+    """What the file will say about itself."""
+    record = model.record
+    return ExportedRecord(
+        labels=record.classes, preprocessing=record.preprocessing, model_digest=digest, regraft_version=__version__,
+        decoder=DECODER, backbone=record.backbone, head=record.head.label, training_counts=record.training_counts,
+        seen=model.seen.training | model.seen.validation, decision=record.decision,
+        # What is far from the known images is told from their features, which the file does not give.
+        unknown=None if record.unknown is None or record.unknown.kind == "relative_mahalanobis" else record.unknown)
+
+
 def _classifier(model: Model) -> Any:
     """The whole model as one module."""
     from regraft.exports.graph import Classifier
     from regraft.networks.reader import Reader
 
     record = model.record
-    return Classifier(Reader(model.network(), record.head_readouts, record.preprocessing), model.head)
+    network = model.network()
+    return Classifier(Reader(network, record.head_readouts, record.preprocessing), model.head)
 
 
 def _write(out: Path, data: bytes, result: ExportResult) -> None:

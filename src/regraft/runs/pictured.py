@@ -12,7 +12,7 @@ from PIL import Image
 from regraft.data.thumbnails import SIDE, data_address, thumbnail
 from regraft.data.view import view0
 from regraft.errors import ImageError, MissingExtraError, RegraftError
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.model import load
 from regraft.progress import Progress
 from regraft.records.page import Attribution, Pictures, RunPage

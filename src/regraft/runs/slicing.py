@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regraft.data.view import picture
 from regraft.errors import UnknownNameError
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.records.images import ImageIndex
 from regraft.records.preprocessing import Preprocessing
 
