@@ -23,6 +23,7 @@ from regraft.settings import (
     FetchSettings,
     PlanSettings,
     PredictSettings,
+    RankSettings,
     RecipesSettings,
     SettingsSettings,
     StoreSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.plan import Plan
+    from regraft.records.ranking import Ranking
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.training import Epoch, PhaseForecast
 
@@ -128,6 +130,31 @@ def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | Tra
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
     return events(settings, plans[0], _progress(settings.quiet))
+
+
+@takes(RankSettings)
+def rank(settings: RankSettings) -> Ranking:
+    """Find the network that suits labelled images best, without computing all of them with each.
+
+    Networks are compared on 256 images, the better half on 1,024; the features of the one to take are then in the
+    store in full. Test images are not looked at.
+
+    Raises
+    ------
+    DataError
+        The images can't be used, or none can be held out.
+    UsageError, UnknownNameError
+        No network is named or at hand, or a name does not exist.
+    BackboneError
+        A network's weights can't be had or do not fit.
+    OutputError
+        ``out`` can't be written.
+    TimeLimitError
+        The time limit was reached; the features so far are kept.
+    """
+    from regraft.runs.rank import rank as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(FeaturesSettings)

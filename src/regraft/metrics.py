@@ -40,3 +40,20 @@ def class_figures(matrix_KK: NDArray[np.int64]) -> tuple[NDArray[np.float64], ND
     right, given, answered = matrix_KK.diagonal(), matrix_KK.sum(1), matrix_KK.sum(0)
     with np.errstate(invalid="ignore"):
         return right / answered, right / given, 2 * right / (given + answered)
+
+
+def paired_difference(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Accuracy of the first less that of the second on the same images, with its 95 % interval: value, low, high.
+
+    Agresti and Min's interval (Statistics in Medicine 24, 2005): half an image is added to each of the four ways in
+    which two answers can be right or wrong, so that a handful of images gives no false certainty.
+    """
+    n = len(first_N)
+    if n != len(second_N) or not n:
+        raise ValueError("a difference needs the answers of both for the same images, and at least one image")
+    gained, lost = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
+    more, less, total = gained + 0.5, lost + 0.5, n + 2
+    centre = (more - less) / total
+    half = _Z95 * math.sqrt(more + less - (more - less) ** 2 / total) / total
+    value = (gained - lost) / n
+    return value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half))

@@ -28,6 +28,9 @@ ExportFormat = Literal["onnx"]
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
+#: How long advice may try things out, beside the first look at the images.
+ADVICE_LIMIT = "5m"
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -150,6 +153,18 @@ Quiet = Annotated[bool, Setting("Say nothing but the result.")]
 MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
 
+TestData = Annotated[str | Path | None, Setting(
+    "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")]
+SplitsFile = Annotated[str | Path | None, Setting(
+    "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")]
+TestShare = Annotated[float, Setting(
+    "Share of the images split off as test where the data has none.", gt=0, lt=1)]
+ValidationShare = Annotated[float, Setting(
+    "Share of the rest split off as validation where the data has none.", gt=0, lt=1)]
+NoTest = Annotated[bool, Setting("Split off no test images; they serve for learning too.")]
+TimeLimit = Annotated[str | float | None, Setting(
+    "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")]
+
 
 def _one_network(module: object, backbone: str | None) -> None:
     """Raise SettingsError where both a module and another network's name are given."""
@@ -175,8 +190,7 @@ class TrainSettings:
     _: dataclasses.KW_ONLY
     out: Annotated[str | Path | None, Setting(
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
-    test: Annotated[str | Path | None, Setting(
-        "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
+    test: TestData = None
     backbone: Annotated[str | None, Setting(
         "The pre-trained network; by default the plan's, else efficientnet_lite0. `regraft backbones` lists them.",
         metavar="NAME")] = None
@@ -191,17 +205,13 @@ class TrainSettings:
     folds: Annotated[int | None, Setting(
         "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
     group: Group = None
-    splits: Annotated[str | Path | None, Setting(
-        "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
+    splits: SplitsFile = None
     limit: Limit = None
-    test_share: Annotated[float, Setting(
-        "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
-    validation_share: Annotated[float, Setting(
-        "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
-    no_test: Annotated[bool, Setting("Split off no test images; they serve for learning too.")] = False
+    test_share: TestShare = 0.2
+    validation_share: ValidationShare = 0.2
+    no_test: NoTest = False
     seed: Seed = 0
-    time_limit: Annotated[str | float | None, Setting(
-        "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")] = None
+    time_limit: TimeLimit = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
@@ -222,6 +232,81 @@ class TrainSettings:
         _one_network(self.module, self.backbone)
         if self.time_limit is not None:
             seconds(self.time_limit)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankSettings:
+    """Settings of ``rank``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    backbones: Annotated[str | None, Setting(
+        "The networks to compare, with commas between them; NAME=FILE gives one its weights. By default all whose "
+        "weights are on this machine.", metavar="NAME,NAME=FILE,...")] = None
+    out: Annotated[str | Path | None, Setting(
+        "A folder for ranking.json and the chart of accuracy against cost.", metavar="DIR")] = None
+    test: TestData = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    group: Group = None
+    splits: SplitsFile = None
+    limit: Limit = None
+    test_share: TestShare = 0.2
+    no_test: NoTest = False
+    seed: Seed = 0
+    time_limit: TimeLimit = None
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.time_limit is not None:
+            seconds(self.time_limit)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdviseSettings:
+    """Settings of ``advise``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "Write the recommended plan to this TOML file, and the picture of the cuts beside it.",
+        metavar="FILE")] = None
+    backbone: Backbone = DEFAULT_BACKBONE
+    weights: Weights = None
+    test: TestData = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    group: Group = None
+    splits: SplitsFile = None
+    limit: Limit = None
+    test_share: TestShare = 0.2
+    validation_share: ValidationShare = 0.2
+    no_test: NoTest = False
+    seed: Seed = 0
+    time_limit: Annotated[str | float, Setting(
+        "Try nothing that would take longer than this beside the first look at the images (90s, 5m, 1h).",
+        metavar="DURATION")] = ADVICE_LIMIT
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace FILE.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        seconds(self.time_limit)
         size_in_bytes(self.store_limit)
 
 
