@@ -1,7 +1,7 @@
 """Regraft: transfer learning on images, measured and told straight.
 
-The doors are functions: :func:`train`, :func:`rank`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
+The doors are functions: :func:`train`, :func:`rank`, :func:`advise`, :func:`evaluate`, :func:`predict`, :func:`load`,
+:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
 :func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
@@ -17,12 +17,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
-           "iter_epochs", "load", "plan", "predict", "rank", "recipes", "store", "train"]
+__all__ = ["Hooks", "__version__", "advise", "backbones", "demo", "errors", "evaluate", "explain", "export", "features",
+           "fetch", "iter_epochs", "load", "plan", "predict", "rank", "recipes", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
+        advise,
         backbones,
         demo,
         evaluate,

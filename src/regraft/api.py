@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
+    AdviseSettings,
     BackbonesSettings,
     DemoSettings,
     EvaluateSettings,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
+    from regraft.records.advice import Advice
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
@@ -154,6 +156,31 @@ def rank(settings: RankSettings) -> Ranking:
     """
     from regraft.runs.rank import rank as run
 
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(AdviseSettings)
+def advise(settings: AdviseSettings) -> Advice:
+    """Say how to train on labelled images, and why: from measurements on them, before training.
+
+    Test images are not looked at. The plan goes to ``out`` where that is given, with a picture of accuracy against
+    the depth of the cut beside it.
+
+    Raises
+    ------
+    DataError
+        The images can't be used, or none can be held out.
+    UnknownNameError, BackboneError
+        The network does not exist, or its weights can't be had or do not fit.
+    OutputError
+        ``out`` is there already or can't be written.
+    MissingExtraError
+        The extra ``train`` is not installed.
+    """
+    try:
+        from regraft.runs.advise import advise as run
+    except ImportError:
+        raise MissingExtraError("advice", "train") from None
     return run(settings, _progress(settings.quiet))
 
 

@@ -88,7 +88,7 @@ class Ranking(Record):
             cost += f" ({self.passes / self.all_passes:.0%} of the {self.all_passes:,} that trying everything takes)"
         lines = [
             f"{len(self.ranking)} networks tried on {self.images:,} images of {self.classes} classes: on {sizes} of "
-            "them, the weaker half left behind each time",
+            "them, the weaker ones left behind each time",
             *columns([_TITLES, *(_cells(one) for one in self.ranking)], indent=2),
             *_MEANING,
             f"take {shown(self.recommended)}: {self.reason}",

@@ -18,7 +18,7 @@ from regraft.engines.contract import Engine
 from regraft.errors import DataError, MissingExtraError, OutputError, UsageError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore, Space
-from regraft.heads.choose import Candidate, choosing_rows
+from regraft.heads.choose import Candidate
 from regraft.heads.probe import Probe, joined, measure
 from regraft.heads.transferability import h_score, log_me
 from regraft.networks import catalogue
@@ -33,6 +33,13 @@ from regraft.runs.folder import write_whole
 from regraft.runs.train import blocks_of, divide, network_and_rules, open_images, trim
 from regraft.settings import AdviseSettings, RankSettings, TrainSettings, seconds, size_in_bytes
 from regraft.strategy.halving import Recommended, growing_order, recommend, rounds, survivors
+
+#: Images that a network is measured on at most; more change little but the time.
+SCORED = 2_000
+
+#: What to tell whose images leave nothing to measure on.
+NOTHING_HELD = ("nothing can be measured: no image can be held out, as each class has a single image or each group "
+                "holds a whole class; add images")
 
 #: Batches that a network's speed is measured on, after one to warm up.
 _TIMED = 5
@@ -53,8 +60,8 @@ def rank(settings: RankSettings, progress: Progress) -> Ranking:
     deadline = Deadline(None if settings.time_limit is None else seconds(settings.time_limit))
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
-            race = _Race(training, index, store, spaces, progress, deadline)
-            runners = [race.enter(name, file) for name, file in named.items()]
+            race = Race(training, index, store, spaces, progress, deadline)
+            runners = [race.enter(replace(training, backbone=name, weights=file)) for name, file in named.items()]
             found, begun = race.run(runners)
             race.complete(next(runner for runner in runners if runner.name == found.name))
         trim(store, size_in_bytes(settings.store_limit), progress)
@@ -107,7 +114,7 @@ def _folder(out: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
     """What a network did on some images."""
 
     images: int
@@ -127,10 +134,10 @@ class Runner:
     rules: Preprocessing
     space: Space
     images_per_second: float
-    rounds: list[_Round] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
 
     @property
-    def measured(self) -> _Round:
+    def measured(self) -> Round:
         """The last round; every runner has run in one."""
         return self.rounds[-1]
 
@@ -145,7 +152,7 @@ class Runner:
         return sum(int(tensor.numel()) for tensor in self.network.module.parameters())
 
 
-class _Race:
+class Race:
     """Networks on growing parts of the same images; ``passes`` counts images that went through one."""
 
     def __init__(self, training: TrainSettings, index: ImageIndex, store: FeatureStore, spaces: ExitStack,
@@ -157,17 +164,18 @@ class _Race:
         self.order = learnable[growing_order(index.y_N[learnable], training.seed)]
         self._store, self._spaces, self._progress, self._deadline = store, spaces, progress, deadline
 
-    def enter(self, name: str, weights: str | None) -> Runner:
-        """Load a network and measure its speed."""
-        settings = replace(self._training, backbone=name, weights=weights)
-        network, rules = network_and_rules(settings, self._index, "ranking")
+    def enter(self, settings: TrainSettings) -> Runner:
+        """Load the network of the settings and measure its speed."""
+        network, rules = network_and_rules(settings, self._index, "measuring networks")
         for finding in network.findings:
             self._progress.say(str(finding))
         from regraft.engines.pytorch import PyTorchEngine
 
         engine = PyTorchEngine(network.module, network.readouts, rules, settings.device)
         space = self._spaces.enter_context(self._store.space(feature_key(rules, network.digest, engine)))
-        return Runner(name, weights, network, engine, rules, space, images_per_second(engine, rules))
+        weights = None if settings.weights is None else str(settings.weights)
+        return Runner(settings.backbone or network.name, weights, network, engine, rules, space,
+                      images_per_second(engine, rules))
 
     def run(self, runners: Sequence[Runner]) -> tuple[Recommended, tuple[int, ...]]:
         """All rounds: which network to take, and the images of each round."""
@@ -185,30 +193,28 @@ class _Race:
         return found, tuple(begun)
 
     def complete(self, runner: Runner) -> None:
-        """Keep the features of every image, and measure the network on all that may be looked at."""
+        """Keep the features of every image, and measure the network on more of those that may be looked at."""
         self._progress.say(f"{runner.name} is taken; the features of all images are kept")
-        self._extract(runner, np.arange(len(self._index)))
-        if runner.measured.images < len(self.order):
-            runner.rounds.append(self._measure(runner, len(self.order)))
+        self.extract(runner, np.arange(len(self._index)))
+        images = min(SCORED, len(self.order))
+        if runner.measured.images < images:
+            runner.rounds.append(self._measure(runner, images))
 
-    def _measure(self, runner: Runner, images: int) -> _Round:
-        features = self._extract(runner, np.sort(self.order[:images]))
-        some = choosing_rows(self._index.y_N[features.rows], np.arange(len(features.rows)), self._training.seed)
-        rows = features.rows[some]
+    def _measure(self, runner: Runner, images: int) -> Round:
+        features = self.extract(runner, np.sort(self.order[:images]))
         names = [readout.name for readout in runner.network.readouts]
-        labels, y_N = np.unique(self._index.y_N[rows], return_inverse=True)
+        labels, y_N = np.unique(self._index.y_N[features.rows], return_inverse=True)
         y_N = y_N.astype(np.int32)
-        groups = None if self._index.groups is None else self._index.groups[rows]
+        groups = None if self._index.groups is None else self._index.groups[features.rows]
         heads = (Candidate((names[-2],)), joined(names))
-        blocks = blocks_of(features, some, names)
+        blocks = blocks_of(features, np.arange(len(features.rows)), names)
         probe = measure(blocks, y_N, groups, len(labels), heads, self._training.seed)
         if probe is None:
-            raise DataError("no image can be held out to compare networks on: each class has a single image, or each "
-                            "group holds a whole class; add images")
+            raise DataError(NOTHING_HELD)
         last = blocks[names[-2]]
-        return _Round(len(rows), probe, log_me(last, y_N), h_score(last, y_N))
+        return Round(len(features.rows), probe, log_me(last, y_N), h_score(last, y_N))
 
-    def _extract(self, runner: Runner, rows: NDArray[np.int64]) -> Features:
+    def extract(self, runner: Runner, rows: NDArray[np.int64]) -> Features:
         """Features of rows of the index; so are the ``rows`` of what is returned."""
         found = extract(self._index.take(rows), runner.space, runner.engine, runner.rules, self._progress,
                         self._deadline, self._training.max_quarantined)

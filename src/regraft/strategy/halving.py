@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,14 +51,14 @@ def growing_order(y_N: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
 
 
 def survivors(right: Mapping[str, NDArray[np.bool_]], losses: Mapping[str, float]) -> list[str]:
-    """Names that go on, best first: at most half (two of three), and none that lies clearly below the best.
+    """Names that go on, best first: at most half but always two, and none that lies clearly below the best.
 
     ``right`` are the answers to the same images, ``losses`` their log-losses, by which equals are told apart.
     """
     order = sorted(right, key=lambda name: (-right[name].mean(), losses[name]))
     best = order[0]
     near = [name for name in order if name == best or paired_difference(right[best], right[name])[1] <= 0]
-    return near[:math.ceil(len(order) / 2)]
+    return near[:max(2, len(order) // 2)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def recommend(right: Mapping[str, NDArray[np.bool_]], losses: Mapping[str, float
     order = sorted(right, key=lambda name: (-right[name].mean(), losses[name]))
     best, n = order[0], len(right[order[0]])
     if len(order) == 1:
-        return Recommended(best, "the others did clearly worse" if n else "no other was compared")
+        return Recommended(best, f"every other network did clearly worse on up to {n:,} images")
     found = {name: paired_difference(right[best], right[name]) for name in order[1:]}
     quick = [name for name, (value, low, _) in found.items()
              if value <= _WORTH and low <= 0 and speeds[name] >= _FASTER * speeds[best]]
