@@ -28,6 +28,8 @@ WITHOUT_TORCH = (
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
+    "regraft.runs.rank", "regraft.strategy.halving", "regraft.strategy.advising", "regraft.report.cost",
+    "regraft.report.cut_map",
 )
 
 

@@ -23,6 +23,7 @@ from regraft.data.listing import READABLE
 from regraft.demonstration import DemoResult
 from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
+from regraft.records.advice import Advice, Depth, Forecast, Pilot, Recommended, Scenario
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
 from regraft.records.features import FeatureExport
@@ -43,6 +44,7 @@ from regraft.records.networks import (
     StageRow,
 )
 from regraft.records.preprocessing import Preprocessing
+from regraft.records.ranking import Ranked, Ranking
 from regraft.records.results import (
     Agreement,
     ClassFigures,
@@ -77,6 +79,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
+    "rank": Ranking, "Ranked": Ranked, "advise": Advice, "Recommended": Recommended, "Forecast": Forecast,
+    "Scenario": Scenario, "Depth": Depth, "Pilot": Pilot,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

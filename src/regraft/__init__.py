@@ -1,8 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`rank`, :func:`advise`, :func:`evaluate`, :func:`predict`, :func:`load`,
-:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
-:func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`,
+:func:`explain`, :func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations

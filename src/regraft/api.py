@@ -79,6 +79,8 @@ def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no
         from regraft.runs.train_file import train as run
     elif plans := _plans(settings):
         return _by_steps(plans)(settings, progress)
+    elif settings.strategy == "auto":
+        return _by_advice(settings, progress)
     else:
         from regraft.runs.train import train as run
     return run(settings, progress)
@@ -93,13 +95,26 @@ def _plans(settings: TrainSettings) -> tuple[Plan, ...]:
 
     if settings.plan is not None:
         plans = load_plans(settings.plan)
-    elif settings.strategy != "features":
+    elif settings.strategy not in ("features", "auto"):
         plans = (strategy_plan(settings.strategy, BackbonePlan(), PreprocessingPlan()),)
     elif settings.set:
         raise UsageError("--set changes a plan; name one with --plan or --strategy")
     else:
         return ()
     return tuple(override(plan, settings.set) for plan in plans)
+
+
+def _by_advice(settings: TrainSettings, progress: Progress) -> TrainResult | Any:
+    """Train as advised; the forecast is told first."""
+    try:
+        from regraft.runs.auto import settled
+    except ImportError:
+        raise MissingExtraError("advice", "train") from None
+    from regraft.runs.train import train as run
+
+    settings = settled(settings, progress)
+    plans = _plans(settings)
+    return _by_steps(plans)(settings, progress) if plans else run(settings, progress)
 
 
 def _by_steps(plans: tuple[Plan, ...]) -> Callable[[TrainSettings, Progress], TrainResult | Comparison]:

@@ -22,7 +22,7 @@ from regraft.errors import SettingsError
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Layout = Literal["auto", "classes", "splits"]
-Strategy = Literal["features", "partial", "full"]
+Strategy = Literal["features", "partial", "full", "auto"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
 
@@ -197,7 +197,8 @@ class TrainSettings:
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
-        "its last two stages too, 'full' everything; what does worse on validation is not kept.")] = "features"
+        "its last two stages too, 'full' everything; what does worse on validation is not kept. 'auto' asks advise, "
+        "which tries what may pay.")] = "features"
     plan: PlanName = None
     set: Changes = ()
     fit: FitSetting = "crop"

@@ -193,9 +193,8 @@ class Advice(Record):
 
 _TITLES = ("way", "learns", "right answers", "known from", "time", "disk")
 _MEANING = (
-    "  right answers: expected share of new images named rightly; in brackets, the range it most likely lies in.",
-    "  A rough guess comes from what is usual for such images, not from yours. Reading the pictures comes on top of the",
-    "  time.")
+    "  right answers: expected share of new images named rightly; in brackets, the range it should lie in.",
+    "  A rough guess comes from what is usual for such images, not from yours. Reading the pictures adds to the time.")
 
 
 def _line(one: Forecast) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from dataclasses import dataclass
 
 from regraft.records.base import Record, columns, shown
 from regraft.records.results import Interval
+
+_WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,13 @@ class Ranking(Record):
         if self.all_passes:
             cost += f" ({self.passes / self.all_passes:.0%} of the {self.all_passes:,} that trying everything takes)"
         lines = [
-            f"{len(self.ranking)} networks tried on {self.images:,} images of {self.classes} classes: on {sizes} of "
-            "them, the weaker ones left behind each time",
+            *textwrap.wrap(f"{len(self.ranking)} networks tried on {self.images:,} images of {self.classes} classes: "
+                           f"on {sizes} of them, the weaker ones left behind each time", _WIDTH),
             *columns([_TITLES, *(_cells(one) for one in self.ranking)], indent=2),
             *_MEANING,
-            f"take {shown(self.recommended)}: {self.reason}",
-            f"cost: {cost}, {self.seconds:.1f} s; the features of {shown(self.recommended)} are kept, so training with "
-            "it starts at once",
+            *textwrap.wrap(f"take {shown(self.recommended)}: {self.reason}", _WIDTH, subsequent_indent="  "),
+            *textwrap.wrap(f"cost: {cost}, {self.seconds:.1f} s; what {shown(self.recommended)} sees in every image is "
+                           "kept, so training with it starts at once", _WIDTH, subsequent_indent="  "),
         ]
         if self.out is not None:
             lines.append(f"chart and table in {shown(self.out)}")

@@ -185,5 +185,6 @@ def _about_similarity(found: Measured) -> str:
                 f"with the last layer change the result by {value:+.1f} points ({low:+.1f} to {high:+.1f}), so the "
                 f"answer should read {', '.join(found.joined.settings.readouts)}; train looks at earlier stages by "
                 "itself.")
-    return ("Your images are like the photos that the network was trained on: no earlier stage tells more than the last "
-            f"layer ({found.places[last].accuracy:.1%}), and joining them changes the result by {value:+.1f} points.")
+    return ("Your images are like the photos that the network was trained on: no earlier stage tells more than the "
+            f"last layer ({found.places[last].accuracy:.1%}), and joining them with it changes the result by "
+            f"{value:+.1f} points.")
