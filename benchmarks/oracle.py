@@ -63,7 +63,8 @@ def main() -> None:
             found = strategies(given.data / name, Path(folder), common, budget)
             sets[name] = {**found, "rank": networks(given.data / name, Path(folder), common, given.backbones, budget)}
         print(name, json.dumps(sets[name], indent=2))
-    given.out.write_text(json.dumps({"conditions": conditions(f"python -m benchmarks.oracle --sets {','.join(names)} --limit {given.limit}"), "sets": sets}, indent=2) + "\n", "utf-8")
+    command = f"python -m benchmarks.oracle --sets {','.join(names)} --limit {given.limit} --budget {given.budget}"
+    given.out.write_text(json.dumps({"conditions": conditions(command), "sets": sets}, indent=2) + "\n", "utf-8")
 
 
 def strategies(data: Path, folder: Path, common: Mapping[str, Any], budget: Budget) -> dict[str, Any]:

@@ -160,9 +160,9 @@ class Advice(Record):
     seconds: float
 
     def __repr__(self) -> str:
-        lines = [f"advice for {shown(self.data)}: {self.images:,} images of {self.classes} classes, seen by "
-                 f"{shown(self.backbone)}, a network that was trained on a million everyday photos",
-                 f"do this: {self.headline}", "why:"]
+        lines = [f"advice for {shown(self.data)}: {self.images:,} images of {self.classes} classes",
+                 f"  seen by {shown(self.backbone)}, a network that was trained on a million everyday photos",
+                 *textwrap.wrap(f"do this: {self.headline}", _WIDTH, subsequent_indent="  "), "why:"]
         for reason in self.reasons:
             lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
         lines += ["what to expect on this machine:", *columns([_TITLES, *map(_cells, self.forecasts)], indent=2),

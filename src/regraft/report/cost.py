@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Inches.
-_LEFT, _BELOW, _ABOVE, _TALL, _RIGHT, _WIDEST_NAME = 0.75, 0.6, 0.75, 3.6, 0.3, 2.2
+_LEFT, _BELOW, _ABOVE, _TALL, _RIGHT, _WIDEST_NAME = 0.9, 0.6, 0.75, 3.6, 0.3, 2.2
 
 
 def accuracy_against_cost(ranking: Ranking) -> Picture:

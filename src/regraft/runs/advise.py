@@ -48,6 +48,9 @@ _PLACES = 1_000
 #: Images of a trial, the share of them that is held out, and its epochs.
 _TRIED, _TRIED_SHARE, _TRIED_EPOCHS = 1_000, 0.25, 3
 
+#: Rate of a trial: so short a training has no time to win back what a higher one loses at first.
+_TRIED_RATE = 1e-4
+
 #: Epochs that a network without knowledge needs at least.
 _SCRATCH_EPOCHS = 30
 
@@ -190,8 +193,8 @@ class _Ways:
             return
         for strategy, phase in _phases(len(self._graph.stage_ends)):
             size, seconds = self.cost(phase, self._learn, self._held)
-            tried = pilot if phase.learns == _phase("partial").learns else None
-            yield Forecast(strategy, ", ".join(phase.learns), *expected(strategy, self.measured, tried),
+            tried = phase.learns == _phase("partial").learns
+            yield Forecast(strategy, ", ".join(phase.learns), *expected(strategy, self.measured, pilot, tried),
                            round(first + seconds, 1), kept + size, self._depth(self._understood(phase).cut))
 
     def depths(self) -> Iterator[Depth]:
@@ -243,7 +246,7 @@ def _pilot(settings: TrainSettings, ways: _Ways, limit: float, progress: Progres
         return None, ""
     if ways.untraced:
         return None, ways.untraced
-    phase = replace(_phase("partial"), epochs=_TRIED_EPOCHS, augment=(), views=0)
+    phase = replace(_phase("partial"), epochs=_TRIED_EPOCHS, views=1, rate=_TRIED_RATE, label_smoothing=0.0)
     images = min(_TRIED, len(ways.index))
     held = round(_TRIED_SHARE * images)
     _, cost = ways.cost(phase, images - held, held)

@@ -124,8 +124,8 @@ def scenario(found: Measured, strategy: str) -> Scenario:
                     found.entropy, rule, rule == strategy)
 
 
-def expected(strategy: str, found: Measured, pilot: Pilot | None) -> tuple[Interval, Basis]:
-    """Accuracy of a strategy, and how it is known."""
+def expected(strategy: str, found: Measured, pilot: Pilot | None, tried: bool = False) -> tuple[Interval, Basis]:
+    """Accuracy of a strategy, and how it is known; ``tried`` where the trial was of this very strategy."""
     n, value = len(found.best.right), found.best.accuracy
     if strategy == "features":
         return Interval(*wilson(int(found.best.right.sum()), n)), "measured"
@@ -133,12 +133,14 @@ def expected(strategy: str, found: Measured, pilot: Pilot | None) -> tuple[Inter
         # What edges and colours alone tell is about what a network without other knowledge learns from few images.
         first = next(iter(found.places.values())).accuracy
         return _interval(0.9 * first, 0.5 * first, value), "estimated"
-    if strategy == "partial" and pilot is not None:
+    if tried and pilot is not None:
         # Of two answers to an image at most one error each can differ: no interval of the gain is wider than this.
         spread = 1.96 * math.sqrt((2 - pilot.frozen - pilot.trained) / pilot.images + found.error * value / n)
         middle = value + pilot.trained - pilot.frozen
         return _interval(middle, middle - spread, middle + spread), "tried"
     low, usual, high = (value + share * found.error for share in _USUAL[strategy])
+    if pilot is not None:  # a trial of one cut says more about the others than what is usual
+        usual = min(max(value + pilot.trained - pilot.frozen, low), high)
     return _interval(usual if found.enough else value, low, high), "estimated"
 
 
