@@ -48,9 +48,6 @@ _PLACES = 1_000
 #: Images of a trial, the share of them that is held out, and its epochs.
 _TRIED, _TRIED_SHARE, _TRIED_EPOCHS = 1_000, 0.25, 3
 
-#: Rate of a trial: so short a training has no time to win back what a higher one loses at first.
-_TRIED_RATE = 1e-4
-
 #: Epochs that a network without knowledge needs at least.
 _SCRATCH_EPOCHS = 30
 
@@ -246,7 +243,8 @@ def _pilot(settings: TrainSettings, ways: _Ways, limit: float, progress: Progres
         return None, ""
     if ways.untraced:
         return None, ways.untraced
-    phase = replace(_phase("partial"), epochs=_TRIED_EPOCHS, views=1, rate=_TRIED_RATE, label_smoothing=0.0)
+    # As --strategy partial learns, but shorter; smoothed labels would spoil the log-loss that is compared.
+    phase = replace(_phase("partial"), epochs=_TRIED_EPOCHS, views=1, label_smoothing=0.0)
     images = min(_TRIED, len(ways.index))
     held = round(_TRIED_SHARE * images)
     _, cost = ways.cost(phase, images - held, held)
