@@ -97,6 +97,18 @@ def test_half_go_on_and_none_that_is_clearly_worse() -> None:
     assert rounds(5_000) == (256, 1_024)
 
 
+@pytest.mark.parametrize(("images", "test", "most"), [(100, 20, 1.0), (1200, 0, 0.6), (1200, 240, 0.6),
+                                                     (2000, 400, 0.6), (4000, 1000, 0.4), (4000, 0, 0.4)])
+def test_even_equal_networks_cost_few_passes(images: int, test: int, most: float) -> None:
+    running, passes, seen = ["a", "b", "c", "d"], 0, 0
+    for count in rounds(images - test):
+        if seen:
+            running = survivors({name: np.ones(seen, bool) for name in running}, dict.fromkeys(running, 0.0))
+        passes += len(running) * (count - seen)
+        seen = count
+    assert passes + images - seen <= most * 4 * images
+
+
 def test_a_faster_network_is_taken_where_it_is_as_good() -> None:
     answers = np.arange(1000)
     right = {"big": answers < 903, "small": answers < 900, "bad": answers < 880}

@@ -138,7 +138,7 @@ def _measure(index: ImageIndex, order: NDArray[np.int64], features: Features, ru
     places = {name: needed(Candidate((name,)), min(n, _PLACES)) for name in names}
     best = min(last, several, key=lambda found: found.log_loss)
     head = Candidate(best.settings.readouts, best.settings.weighting)
-    points = {count: probe(head, count) for count in (n // 4, n // 2)} | {n: best}
+    points = {count: probe(head, count) for count in (n // 4, n // 2) if count} | {n: best}
     known = {round(count * (FOLDS - 1) / FOLDS): found for count, found in points.items() if found is not None}
     curve = fit(list(known), [int((~found.right).sum()) for found in known.values()],
                 [len(found.right) for found in known.values()])

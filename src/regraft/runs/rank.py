@@ -189,7 +189,8 @@ class Race:
             self._progress.say(f"round {len(begun)}: {images:,} images, {len(running)} networks")
             for runner in running:
                 runner.rounds.append(self._measure(runner, images))
-        found = recommend(_right(running), _losses(running), {r.name: r.images_per_second for r in running})
+        found = recommend(_right(running), _losses(running), {r.name: r.images_per_second for r in running},
+                          len(runners) - len(running))
         return found, tuple(begun)
 
     def complete(self, runner: Runner) -> None:

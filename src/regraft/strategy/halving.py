@@ -70,15 +70,17 @@ class Recommended:
 
 
 def recommend(right: Mapping[str, NDArray[np.bool_]], losses: Mapping[str, float], speeds: Mapping[str, float],
-              ) -> Recommended:
+              left_behind: int = 0) -> Recommended:
     """The best of networks that were compared on the same images, or a much faster one that is as good.
 
-    As good means: half a point of accuracy behind at most, and not clearly worse.
+    As good means: half a point of accuracy behind at most, and not clearly worse. ``left_behind`` counts networks that
+    did not get this far.
     """
     order = sorted(right, key=lambda name: (-right[name].mean(), losses[name]))
     best, n = order[0], len(right[order[0]])
     if len(order) == 1:
-        return Recommended(best, f"every other network did clearly worse on up to {n:,} images")
+        return Recommended(best, f"every other network did clearly worse on the same {n:,} images" if left_behind else
+                           "no other network was compared")
     found = {name: paired_difference(right[best], right[name]) for name in order[1:]}
     quick = [name for name, (value, low, _) in found.items()
              if value <= _WORTH and low <= 0 and speeds[name] >= _FASTER * speeds[best]]
