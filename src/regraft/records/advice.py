@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +17,10 @@ Basis = Literal["measured", "tried", "estimated"]
 
 _WIDTH = 110
 
+_STAGES = re.compile(r"stages\[-(\d+):\]")
+
 #: What each basis means to someone who reads a table.
 _KNOWN = {"measured": "measured", "tried": "short trial", "estimated": "rough guess"}
-
-#: Ways to train, in words.
-WAYS = {"features": "frozen network, only the answer is learned", "partial": "the last stages learn too",
-        "full": "everything learns", "scratch": "everything learns, from nothing"}
-
 
 @dataclass(frozen=True)
 class Forecast(Record):
@@ -48,6 +46,14 @@ class Forecast(Record):
     seconds: float
     bytes: int
     depth: float
+
+    @property
+    def words(self) -> str:
+        """What learns, for someone who does not know a plan's words."""
+        if self.strategy != "partial":
+            return {"features": "the answer only", "full": "everything"}.get(self.strategy, "everything, from nothing")
+        count = _STAGES.match(self.learns)
+        return f"the last {count[1]} stages too" if count and count[1] != "1" else "the last stage too"
 
 
 @dataclass(frozen=True)
@@ -191,17 +197,17 @@ class Advice(Record):
             yield f"regraft train {shown(self.data)} --strategy {self.recommended.strategy}"
 
 
-_TITLES = ("way", "learns", "right answers", "known from", "time", "disk")
+_TITLES = ("way", "what learns", "right answers", "known from", "time", "disk")
 _MEANING = (
     "  right answers: expected share of new images named rightly; in brackets, the range it should lie in.",
     "  A rough guess comes from what is usual for such images, not from yours. Reading the pictures adds to the time.")
 
 
 def _line(one: Forecast) -> str:
-    return (f"{WAYS[one.strategy]}: {one.accuracy!r} right ({_KNOWN[one.basis]}), about {duration(one.seconds)}, "
+    return (f"{one.words} learns: {one.accuracy!r} right ({_KNOWN[one.basis]}), about {duration(one.seconds)}, "
             f"{one.bytes / 2**20:,.0f} MiB kept")
 
 
 def _cells(one: Forecast) -> tuple[str, ...]:
-    return (one.strategy, one.learns, repr(one.accuracy), _KNOWN[one.basis], duration(one.seconds),
+    return (one.strategy, one.words, repr(one.accuracy), _KNOWN[one.basis], duration(one.seconds),
             f"{one.bytes / 2**20:,.0f} MiB")

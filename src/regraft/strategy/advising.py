@@ -126,9 +126,11 @@ def scenario(found: Measured, strategy: str) -> Scenario:
 
 def expected(strategy: str, found: Measured, pilot: Pilot | None, tried: bool = False) -> tuple[Interval, Basis]:
     """Accuracy of a strategy, and how it is known; ``tried`` where the trial was of this very strategy."""
-    n, value = len(found.best.right), found.best.accuracy
+    n = len(found.best.right)
+    measured = Interval(*wilson(int(found.best.right.sum()), n))
+    value = measured.value
     if strategy == "features":
-        return Interval(*wilson(int(found.best.right.sum()), n)), "measured"
+        return measured, "measured"
     if strategy == "scratch":
         # What edges and colours alone tell is about what a network without other knowledge learns from few images.
         first = next(iter(found.places.values())).accuracy
@@ -138,7 +140,9 @@ def expected(strategy: str, found: Measured, pilot: Pilot | None, tried: bool = 
         spread = 1.96 * math.sqrt((2 - pilot.frozen - pilot.trained) / pilot.images + found.error * value / n)
         middle = value + pilot.trained - pilot.frozen
         return _interval(middle, middle - spread, middle + spread), "tried"
-    low, usual, high = (value + share * found.error for share in _USUAL[strategy])
+    # What is usual comes on top of what the measurement itself leaves open.
+    low, usual, high = (start + share * found.error for start, share in
+                        zip((measured.low, value, measured.high), _USUAL[strategy], strict=True))
     if pilot is not None:  # a trial of one cut says more about the others than what is usual
         usual = min(max(value + pilot.trained - pilot.frozen, low), high)
     return _interval(usual if found.enough else value, low, high), "estimated"
