@@ -22,6 +22,7 @@ _STAGES = re.compile(r"stages\[-(\d+):\]")
 #: What each basis means to someone who reads a table.
 _KNOWN = {"measured": "measured", "tried": "short trial", "estimated": "rough guess"}
 
+
 @dataclass(frozen=True)
 class Forecast(Record):
     """What one way to train is expected to give and to cost on this machine.
@@ -204,7 +205,7 @@ _MEANING = (
 
 
 def _line(one: Forecast) -> str:
-    return (f"{one.words} learns: {one.accuracy!r} right ({_KNOWN[one.basis]}), about {duration(one.seconds)}, "
+    return (f"{one.strategy} (learns {one.words}): {one.accuracy!r} right ({_KNOWN[one.basis]}), about {duration(one.seconds)}, "
             f"{one.bytes / 2**20:,.0f} MiB kept")
 
 

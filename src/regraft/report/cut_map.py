@@ -59,7 +59,7 @@ def _draw(advice: Advice) -> Sheet:
         axes.errorbar([x], [value], yerr=[[value - one.accuracy.low], [one.accuracy.high - value]], fmt="o",
                       color=colour, capsize=3, markersize=9 if one.strategy == advice.recommended.strategy else 6)
         axes.annotate(f"{number}", (x, value), xytext=(7, 3), textcoords="offset points", weight="bold", color=INK)
-        told = (f"{number}  {one.strategy}: {one.words} learns; about {duration(one.seconds)}, "
+        told = (f"{number}  {one.strategy}: learns {one.words}; about {duration(one.seconds)}, "
                 f"{one.bytes / 2**20:,.0f} MiB; the table's way for {_CASES[one.strategy]}")
         sheet.text(_LEFT, _LINE * (len(advice.forecasts) - number + 0.7), sheet.fitted(told, WIDTH - _LEFT, SMALL),
                    size=SMALL)
