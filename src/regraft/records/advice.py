@@ -205,8 +205,8 @@ _MEANING = (
 
 
 def _line(one: Forecast) -> str:
-    return (f"{one.strategy} (learns {one.words}): {one.accuracy!r} right ({_KNOWN[one.basis]}), about {duration(one.seconds)}, "
-            f"{one.bytes / 2**20:,.0f} MiB kept")
+    return (f"{one.strategy} (learns {one.words}): {one.accuracy!r} right ({_KNOWN[one.basis]}), about "
+            f"{duration(one.seconds)}, {one.bytes / 2**20:,.0f} MiB kept")
 
 
 def _cells(one: Forecast) -> tuple[str, ...]:

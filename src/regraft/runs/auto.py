@@ -21,9 +21,10 @@ def settled(settings: TrainSettings, progress: Progress) -> TrainSettings:
     with a time limit a third of it; the training has what is left. A training that does worse on validation than the
     frozen network is not kept (see :func:`regraft.train`).
     """
-    begun = None if settings.out is None else begun_with(Path(settings.out).expanduser()).get("strategy")
-    if begun in get_args(Strategy) and not settings.force:
-        return replace(settings, strategy=begun)
+    begun = {} if settings.out is None or settings.force else begun_with(Path(settings.out).expanduser())
+    for strategy in get_args(Strategy):
+        if begun.get("strategy") == strategy:
+            return replace(settings, strategy=strategy)
     started = time.monotonic()
     limit = None if settings.time_limit is None else seconds(settings.time_limit)
     trial = seconds(ADVICE_LIMIT) if limit is None else min(seconds(ADVICE_LIMIT), limit / 3)

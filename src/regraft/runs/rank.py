@@ -179,7 +179,8 @@ class Race:
 
     def run(self, runners: Sequence[Runner]) -> tuple[Recommended, tuple[int, ...]]:
         """All rounds: which network to take, and the images of each round."""
-        running, begun = list(runners), []
+        running = list(runners)
+        begun: list[int] = []
         for images in rounds(len(self.order)):
             if begun:
                 running = [r for r in running if r.name in survivors(_right(running), _losses(running))]
@@ -204,8 +205,8 @@ class Race:
     def _measure(self, runner: Runner, images: int) -> Round:
         features = self.extract(runner, np.sort(self.order[:images]))
         names = [readout.name for readout in runner.network.readouts]
-        labels, y_N = np.unique(self._index.y_N[features.rows], return_inverse=True)
-        y_N = y_N.astype(np.int32)
+        labels, inverse_N = np.unique(self._index.y_N[features.rows], return_inverse=True)
+        y_N: NDArray[np.int32] = inverse_N.astype(np.int32)
         groups = None if self._index.groups is None else self._index.groups[features.rows]
         heads = (Candidate((names[-2],)), joined(names))
         blocks = blocks_of(features, np.arange(len(features.rows)), names)
