@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from regraft.strategy.advising import Measured, entropy, expected, reasons, reco
 from regraft.strategy.learning_curve import fit
 from regraft.strategy.library import load_plan
 from tests.conftest import write_crops, write_digits
-from tests.doors import json_of
 
 PLACES = ("stage1", "stage2", "last", "logits")
 
@@ -99,10 +99,12 @@ def test_reasons_tell_of_the_table_and_of_disagreement() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Advice, Path, Path]:
-    """Advice on 160 crops of photos, with its plan."""
+    """Advice on 80 crops of photos, with its plan, as its JSON document tells it."""
     folder = tmp_path_factory.mktemp("advise")
-    data = write_crops(folder / "data", 80)
-    advice = Advice.from_dict(json_of("advise", data, "--out", folder / "plan.toml", "--quiet"))
+    data = write_crops(folder / "data", 40)
+    document = regraft.advise(data, out=folder / "plan.toml", quiet=True).to_dict()
+    assert {"recommended", "reasons", "forecasts", "scenario"} <= document.keys()
+    advice = Advice.from_dict(json.loads(json.dumps(document)))
     return advice, data, folder
 
 

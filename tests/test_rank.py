@@ -132,11 +132,11 @@ def test_a_probe_answers_each_image_by_a_head_that_had_not_seen_it() -> None:
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, Path]:
-    """Two networks, one of a local file, on 300 crops of photos, on the command line with a store of its own."""
+    """Two networks, one of a local file, on 120 crops of photos, on the command line with a store of its own."""
     if not MOBILENET.is_file():
         pytest.skip("the shared weights are not beside this checkout")
     folder = tmp_path_factory.mktemp("rank")
-    data = write_crops(folder / "data", 160)
+    data = write_crops(folder / "data", 60)
     document = json_of("rank", data, "--backbones", f"efficientnet_lite0,mobilenetv2_100_same={MOBILENET}",
                        "--out", folder / "out", "--store", folder / "store", "--quiet")
     return document, data, folder
@@ -144,9 +144,9 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
 
 def test_a_ranking_costs_fewer_passes_than_trying_everything(ranked: tuple[dict[str, Any], Path, Path]) -> None:
     document, data, folder = ranked
-    assert document["images"] == 256  # 64 of 320 are held out as test, and not looked at
-    assert document["passes"] == 2 * 256 + 64
-    assert document["all_passes"] == 2 * 320
+    assert document["images"] == 96  # 24 of 120 are held out as test, and not looked at
+    assert document["passes"] == 2 * 96 + 24
+    assert document["all_passes"] == 2 * 120
     assert {row["backbone"] for row in document["ranking"]} == {"efficientnet_lite0", "mobilenetv2_100_same"}
     for row in document["ranking"]:
         assert row["score"]["low"] <= row["score"]["value"] <= row["score"]["high"]
@@ -170,7 +170,7 @@ def test_a_ranking_explains_itself(ranked: tuple[dict[str, Any], Path, Path]) ->
     assert all(len(line) <= 120 for line in written.splitlines())
     text = " ".join(written.split())
     assert f"take {document['recommended']}: " in text
-    assert "576 image passes (90% of the 640 that trying everything takes)" in text
+    assert "216 image passes (90% of the 240 that trying everything takes)" in text
     assert "share of images that were named rightly" in text
 
 
@@ -182,3 +182,14 @@ def test_wrong_names_are_one_line(crops: Path) -> None:
     done = regraft_cli("rank", crops, "--backbones", ",")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_weaker_are_left_behind_on_real_photos(shared_data: Path, tmp_path: Path) -> None:
+    """Three networks, two rounds: one is left behind, the winner alone has seen every image."""
+    found = regraft.rank(shared_data / "cats_dogs", limit=110, no_test=True, store=tmp_path, quiet=True,
+                         backbones=f"efficientnet_lite0,efficientnet_lite1,mobilenetv2_100_same={MOBILENET}")
+    assert found.rounds == (256, 440)
+    assert sorted(row.images for row in found.ranking) == [256, 440, 440]
+    assert found.passes == 3 * 256 + 2 * (440 - 256)
+    assert all(row.behind[1] <= row.behind[0] <= row.behind[2] for row in found.ranking)
