@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import regraft
 from benchmarks.machine import RESULTS, conditions
-from regraft.metrics import paired_difference
+from regraft.heads.probe import lead
 from regraft.records.results import TrainResult
 from regraft.settings import seconds
 
@@ -114,7 +114,7 @@ def regret(right: Mapping[str, NDArray[np.bool_]], chosen: str) -> dict[str, Any
     if chosen not in right:
         return {"best": None, "regret": None}
     best = max(right, key=lambda name: right[name].mean())
-    value, low, high = (round(100 * number, 2) for number in paired_difference(right[best], right[chosen]))
+    value, low, high = (round(100 * number, 2) for number in lead(right[best], right[chosen]))
     return {"best": best, "regret": value, "regret_interval": [low, high]}
 
 

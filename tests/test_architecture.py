@@ -14,15 +14,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "strategy", "report", "manifest", "model", "exports", "runs", "demonstration", "api",
-         "cli", "__main__")
+         "decisions", "training", "evaluation", "strategy", "report", "manifest", "model", "exports", "runs",
+         "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
     "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
-    "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
+    "regraft.decisions.answering", "regraft.decisions.fitting", "regraft.runs.answers", "regraft.records.views",
+    "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",

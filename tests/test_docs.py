@@ -43,6 +43,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.pairing import PairedComparison
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.ranking import Ranked, Ranking
 from regraft.records.results import (
@@ -50,15 +51,18 @@ from regraft.records.results import (
     ClassFigures,
     Compared,
     Comparison,
+    Decided,
     Evaluation,
     ExportResult,
     FeatureCount,
     Interval,
     Majority,
+    OperatingPoint,
     Prediction,
     Predictions,
     TrainResult,
 )
+from regraft.records.runs import RunRow, Runs
 from regraft.records.training import Epoch
 from regraft.settings import Declared, declared
 
@@ -73,7 +77,9 @@ DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
     "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
-    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
+    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
+    "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,

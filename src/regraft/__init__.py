@@ -17,14 +17,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "advise", "backbones", "demo", "errors", "evaluate", "explain", "export", "features",
-           "fetch", "iter_epochs", "load", "plan", "predict", "rank", "recipes", "store", "train"]
+__all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "errors", "evaluate", "explain", "export",
+           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
         advise,
         backbones,
+        compare,
         demo,
         evaluate,
         explain,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         features,
         fetch,
         iter_epochs,
+        list_runs,
         load,
         plan,
         predict,

@@ -37,7 +37,8 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "rank": api.rank, "advise": api.advise,
-    "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
+    "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
+    "runs": api.list_runs, "features": api.features,
     "export": api.export,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,

@@ -21,6 +21,7 @@ from regraft.errors import SettingsError
 
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full", "auto"]
 Pool = Literal["mean", "max", "none"]
@@ -119,6 +120,22 @@ def size_in_bytes(text: str | int) -> int:
     return int(float(match["number"]) * 1024 ** " KMGT".index(unit or " "))
 
 
+_REQUIREMENT = re.compile(r"recall:(?P<label>.+?)\s*>=\s*(?P<share>[\d.]+)", re.DOTALL)
+
+
+def required_recall(text: str) -> tuple[str, float]:
+    """Class and share of a requirement such as ``recall:defect>=0.995``; raises SettingsError."""
+    match = _REQUIREMENT.fullmatch(text)
+    try:
+        share = float(match["share"]) if match else math.nan
+    except ValueError:
+        share = math.nan
+    if match is None or not 0 < share < 1:
+        raise SettingsError([f"require: {text!r} is not allowed; write recall:CLASS>=SHARE with a share between 0 and "
+                             "1, such as recall:defect>=0.995"])
+    return match["label"], share
+
+
 Data = Annotated[str | Path, Setting(
     "A folder of class folders or of splits, a CSV or Parquet table, or torchvision:NAME.",
     metavar="DATA", positional=True)]
@@ -128,6 +145,9 @@ Group = Annotated[str | None, Setting(
     "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
+EngineSetting = Annotated[EngineName, Setting(
+    "What runs the frozen network; 'auto' measures once what is installed and takes the fastest that agrees with "
+    "PyTorch.")]
 Store = Annotated[str | Path | None, Setting(
     "Folder of the feature store; by default REGRAFT_STORE or a folder in your cache.", metavar="DIR")]
 StoreLimit = Annotated[str, Setting("Size limit of the feature store; least recently used features go first.",
@@ -211,12 +231,27 @@ class TrainSettings:
     test_share: TestShare = 0.2
     validation_share: ValidationShare = 0.2
     no_test: NoTest = False
+    accept: Annotated[float, Setting(
+        "Share of known images that the model is to accept as known; what is less like them is unknown.",
+        gt=0, lt=1)] = 0.95
+    require: Annotated[Sequence[str], Setting(
+        "Choose a threshold so that this share of a class is caught, such as recall:defect>=0.995; may be given "
+        "several times.", metavar="recall:CLASS>=SHARE")] = ()
+    costs: Annotated[str | Path | None, Setting(
+        "A CSV table of what each decision (columns) costs where each class (rows) is right; a column 'ask' is the "
+        "cost of asking a person.", metavar="FILE")] = None
+    ask: Annotated[float | None, Setting(
+        "Ask a person where it is unsure, so that at least this share of the other decisions is right.", gt=0, lt=1,
+        )] = None
+    conformal: Annotated[float | None, Setting(
+        "Answer with a set of labels that holds the right one for this share of images.", gt=0, lt=1)] = None
     seed: Seed = 0
     time_limit: TimeLimit = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
@@ -234,6 +269,10 @@ class TrainSettings:
         if self.time_limit is not None:
             seconds(self.time_limit)
         size_in_bytes(self.store_limit)
+        for text in (self.require,) if isinstance(self.require, str) else self.require:
+            required_recall(text)
+        if self.require and self.costs is not None:
+            raise SettingsError(["costs: thresholds and costs can't both decide; leave --require or --costs away"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,6 +366,7 @@ class EvaluateSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
@@ -335,6 +375,36 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check(self)
         size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """Settings of ``compare``."""
+
+    first: Annotated[str | Path, Setting("A model folder that train wrote.", metavar="A", positional=True)]
+    second: Annotated[str | Path, Setting("The model folder to compare it with.", metavar="B", positional=True)]
+    data: Annotated[str | Path | None, Setting(
+        "Labelled images, as for evaluate; by default the answers that both trainings kept for their test images.",
+        metavar="DATA", positional=True)] = None
+    _: dataclasses.KW_ONLY
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsSettings:
+    """Settings of ``runs``."""
+
+    folder: Annotated[str | Path, Setting("Where the model folders are.", metavar="DIR", positional=True)] = "runs"
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -414,6 +484,7 @@ class FeaturesSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False

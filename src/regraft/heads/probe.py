@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from regraft.heads.choose import FLOOR, STRENGTHS, Candidate, divide, held_out, in_threads
 from regraft.heads.linear import Blocks
+from regraft.metrics import paired_difference
 from regraft.records.heads import HeadSettings
 
 #: Each image is answered once, by a head that was fitted on the other four fifths.
@@ -43,6 +44,15 @@ class Probe:
     def accuracy(self) -> float:
         """Share of right answers."""
         return float(self.right.mean())
+
+
+def lead(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Accuracy of the first answers less that of the second, on the same images; 95 % interval: value, low, high."""
+    if len(first_N) != len(second_N):
+        raise ValueError("a lead needs the answers of both to the same images")
+    counts = (first_N & second_N, second_N & ~first_N, first_N & ~second_N, ~first_N & ~second_N)
+    both, only_second, only_first, neither = (int(found.sum()) for found in counts)
+    return paired_difference(both, only_second, only_first, neither)
 
 
 def joined(names: Sequence[str]) -> Candidate:

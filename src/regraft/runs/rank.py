@@ -19,7 +19,7 @@ from regraft.errors import DataError, MissingExtraError, OutputError, UsageError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore, Space
 from regraft.heads.choose import Candidate
-from regraft.heads.probe import Probe, joined, measure
+from regraft.heads.probe import Probe, joined, lead, measure
 from regraft.heads.transferability import h_score, log_me
 from regraft.networks import catalogue
 from regraft.progress import Deadline, Progress
@@ -236,7 +236,7 @@ def _row(runner: Runner, winner: Runner) -> Ranked:
     found = runner.measured
     n = len(found.probe.right)
     together = winner.rounds[len(runner.rounds) - 1].probe.right  # on the same images
-    behind = (0.0, 0.0, 0.0) if runner is winner else metrics.paired_difference(together, found.probe.right)
+    behind = (0.0, 0.0, 0.0) if runner is winner else lead(together, found.probe.right)
     return Ranked(
         runner.name, runner.weights, Interval(*metrics.wilson(int(found.probe.right.sum()), n)), found.images, behind,
         found.probe.settings.label, round(runner.images_per_second, 1), runner.parameters, runner.bytes,

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.heads.probe import Probe
-from regraft.metrics import paired_difference, wilson
+from regraft.heads.probe import Probe, lead
+from regraft.metrics import wilson
 from regraft.records.advice import Basis, Pilot, Scenario
 from regraft.records.results import Interval
 
@@ -73,13 +73,13 @@ class Measured:
     @property
     def gain_of_stages(self) -> tuple[float, float, float]:
         """Accuracy of the joined places less the last one's: value, low, high."""
-        return paired_difference(self.joined.right, self.last.right)
+        return lead(self.joined.right, self.last.right)
 
     @property
     def similarity(self) -> Literal["similar", "different"]:
         """Whether an earlier place, alone or joined, beats the last one by more than chance."""
         *_, last, _ = self.places.values()
-        gains = [paired_difference(probe.right, last.right) for probe in list(self.places.values())[:-2]]
+        gains = [lead(probe.right, last.right) for probe in list(self.places.values())[:-2]]
         ahead = any(value >= _UNLIKE and low > 0 for value, low, _ in (*gains, self.gain_of_stages))
         return "different" if ahead else "similar"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.metrics import paired_difference
+from regraft.heads.probe import lead
 
 #: Images of the rounds. Half of the networks are left behind after each but the last, of which one is taken: so all
 #: images are computed for that one alone.
@@ -57,7 +57,7 @@ def survivors(right: Mapping[str, NDArray[np.bool_]], losses: Mapping[str, float
     """
     order = sorted(right, key=lambda name: (-right[name].mean(), losses[name]))
     best = order[0]
-    near = [name for name in order if name == best or paired_difference(right[best], right[name])[1] <= 0]
+    near = [name for name in order if name == best or lead(right[best], right[name])[1] <= 0]
     return near[:max(2, len(order) // 2)]
 
 
@@ -81,7 +81,7 @@ def recommend(right: Mapping[str, NDArray[np.bool_]], losses: Mapping[str, float
     if len(order) == 1:
         return Recommended(best, f"every other network did clearly worse on the same {n:,} images" if left_behind else
                            "no other network was compared")
-    found = {name: paired_difference(right[best], right[name]) for name in order[1:]}
+    found = {name: lead(right[best], right[name]) for name in order[1:]}
     quick = [name for name, (value, low, _) in found.items()
              if value <= _WORTH and low <= 0 and speeds[name] >= _FASTER * speeds[best]]
     if quick:
