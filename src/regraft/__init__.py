@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "errors", "evaluate", "explain", "export",
-           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes", "store", "train"]
+           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes", "store",
+           "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
