@@ -151,6 +151,8 @@ class Advice(Record):
         The short training, where one was made.
     seconds:
         Wall time of the advice.
+    not_tried:
+        Why no short training was made although it could have changed the advice; else empty.
     """
 
     data: str
@@ -165,6 +167,7 @@ class Advice(Record):
     learning_curve: tuple[tuple[int, float], ...]
     pilot: Pilot | None
     seconds: float
+    not_tried: str = ""
 
     def __repr__(self) -> str:
         lines = [f"advice for {shown(self.data)}: {self.images:,} images of {self.classes} classes",
@@ -181,8 +184,10 @@ class Advice(Record):
     def headline(self) -> str:
         """What to do, in a line."""
         if self.recommended.strategy == "features":
-            return ("keep the network frozen and learn only what its features mean (--strategy features); fine-tuning "
-                    "is not worth it here")
+            stages = ", those of earlier stages too" if self.scenario.similarity == "different" else ""
+            worth = "whether fine-tuning pays is not known" if self.not_tried else "fine-tuning is not worth it here"
+            return (f"keep the network frozen and learn only what its features mean{stages} (--strategy features); "
+                    + worth)
         return "let the last stages of the network learn too (--strategy partial)"
 
     def forecast_lines(self) -> tuple[str, str, str]:

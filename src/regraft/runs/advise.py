@@ -110,7 +110,7 @@ def consult(settings: TrainSettings, index: ImageIndex, limit: float, progress: 
     return Advice(
         str(settings.data), runner.name, len(features.rows), len(index.classes), Recommended(strategy, reads, plan),
         tuple(reasons(measured, pilot, told, not_tried)), tuple(ways.forecasts(pilot)), told, tuple(ways.depths()),
-        curve, pilot, round(time.monotonic() - started, 3))
+        curve, pilot, round(time.monotonic() - started, 3), not_tried)
 
 
 def _measure(index: ImageIndex, order: NDArray[np.int64], features: Features, runner: Runner, seed: int,
