@@ -102,7 +102,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Advice, Path, Path
     """Advice on 80 crops of photos, with its plan, as its JSON document tells it."""
     folder = tmp_path_factory.mktemp("advise")
     data = write_crops(folder / "data", 40)
-    document = regraft.advise(data, out=folder / "plan.toml", quiet=True).to_dict()
+    document = regraft.advise(data, size=96, out=folder / "plan.toml", quiet=True).to_dict()
     assert {"recommended", "reasons", "forecasts", "scenario"} <= document.keys()
     advice = Advice.from_dict(json.loads(json.dumps(document)))
     return advice, data, folder
@@ -134,7 +134,7 @@ def test_the_plan_trains(photos: tuple[Advice, Path, Path]) -> None:
 def test_auto_tells_the_forecast_and_trains_what_is_advised(photos: tuple[Advice, Path, Path],
                                                             capsys: pytest.CaptureFixture[str]) -> None:
     _, data, folder = photos
-    result = regraft.train(data, strategy="auto", out=folder / "auto")
+    result = regraft.train(data, strategy="auto", size=96, out=folder / "auto")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("forecast: ", "taken: "))]
     assert [line.partition(":")[0] for line in told] == ["forecast", "forecast", "taken"]
     assert result.strategy == "features"
@@ -148,7 +148,7 @@ def test_two_classes_of_the_same_images_give_no_false_certainty(tmp_path: Path) 
         (twins / label).mkdir(parents=True)
         for number, file in enumerate(sorted(next(data.iterdir()).glob("*.jpg"))):
             Image.open(file).save(twins / label / f"{number}.png")
-    advice = regraft.advise(twins, no_test=True, quiet=True)
+    advice = regraft.advise(twins, size=96, no_test=True, quiet=True)
     assert advice.recommended.strategy == "features"
     assert advice.forecasts[0].accuracy.high - advice.forecasts[0].accuracy.low > 0.3
 
