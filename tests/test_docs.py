@@ -26,6 +26,8 @@ from regraft.heads import choose
 from regraft.records.advice import Advice, Depth, Forecast, Pilot, Recommended, Scenario
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
+from regraft.records.doctor import Doctor, EngineRow
+from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
@@ -43,6 +45,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.page import ReportResult
 from regraft.records.pairing import PairedComparison
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.ranking import Ranked, Ranking
@@ -60,6 +63,7 @@ from regraft.records.results import (
     OperatingPoint,
     Prediction,
     Predictions,
+    Slice,
     TrainResult,
 )
 from regraft.records.runs import RunRow, Runs
@@ -76,9 +80,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
-    "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Slice": Slice,
     "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
@@ -87,6 +92,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
     "rank": Ranking, "Ranked": Ranked, "advise": Advice, "Recommended": Recommended, "Forecast": Forecast,
     "Scenario": Scenario, "Depth": Depth, "Pilot": Pilot,
+    "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
+    "Engine kind": EngineKind,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

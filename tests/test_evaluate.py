@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn import metrics as reference
 
 import regraft
@@ -80,6 +81,30 @@ def test_a_class_without_images_shifts_no_label(trained: TrainResult, tmp_path: 
     assert figures.accuracy.value >= 0.8
     assert [c.n for c in figures.classes] == [0, 5]
     assert figures.classes[0].recall is None
+
+
+def test_slices_are_measured_apart(trained: TrainResult, tmp_path: Path) -> None:
+    data = write_crops(tmp_path / "data", 6, seed=27)
+    for path in sorted((data / "palace").iterdir())[:3]:
+        with Image.open(path) as image:
+            image.resize((64, 48)).save(path.with_suffix(".png"))
+        path.unlink()
+    rows = [(path.relative_to(data), path.parent.name, "odd" if number % 2 else "even")
+            for number, path in enumerate(sorted(data.rglob("*.*")))]
+    (data / "table.csv").write_text("path,label,parity\n" + "".join(f"{path},{label},{p}\n" for path, label, p in rows))
+    figures = regraft.evaluate(trained.out, data / "table.csv", slices="size,folder,brightness,parity", quiet=True)
+    groups = {by: [one for one in figures.slices if one.by == by] for by in ("size", "folder", "brightness", "parity")}
+    assert {one.group: one.n for one in groups["size"]} == {"64 px": 3, "120 px": 9}
+    assert {one.group: one.n for one in groups["folder"]} == {"flower": 6, "palace": 6}
+    assert {one.group: one.n for one in groups["parity"]} == {"even": 6, "odd": 6}
+    assert len(groups["brightness"]) == 4
+    for found in groups.values():
+        assert sum(one.n for one in found) == 12
+        assert [one.accuracy.value for one in found] == sorted(one.accuracy.value for one in found)
+        assert sum(one.accuracy.value * one.n for one in found) == pytest.approx(figures.accuracy.value * 12)
+    assert "by size, worst first" in repr(figures)
+    with pytest.raises(UnknownNameError, match="no slice is called 'colour'"):
+        regraft.evaluate(trained.out, data / "table.csv", slices="colour", quiet=True)
 
 
 def test_unreadable_images_are_counted(trained: TrainResult, tmp_path: Path) -> None:

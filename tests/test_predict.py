@@ -23,7 +23,8 @@ def test_command_line_and_python_agree_to_the_last_digit(trained: TrainResult, c
     answer = regraft.load(trained.out).predict(file)
     assert document == answer.to_dict()
     assert document == regraft.predict(trained.out, file).to_dict()
-    assert set(document["predictions"][0]) == {"path", "label", "probability", "probabilities", "unknown", "error"}
+    assert set(document["predictions"][0]) == {"path", "label", "probability", "probabilities", "unknown", "error",
+                                               "novelty", "decision", "labels"}
     assert answer.label == "palace"
     assert answer.probabilities is not None
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-12)

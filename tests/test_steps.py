@@ -111,8 +111,8 @@ def test_the_head_starts_where_the_probe_is(crops: Path, tmp_path: Path) -> None
     assert result.probe is not None
     assert start.train_loss is None
     assert start.validation_accuracy == pytest.approx(result.probe.accuracy.value)
-    # In the half precision of what is kept.
-    assert start.validation_loss == pytest.approx(result.probe.log_loss, abs=0.02)
+    # In the half precision of what is kept, and before the probabilities are calibrated, which only lowers their loss.
+    assert result.probe.log_loss - 0.02 <= start.validation_loss <= result.probe.log_loss + 0.2
 
 
 def test_what_is_frozen_stays_as_it_was(undisturbed: TrainResult) -> None:

@@ -1,8 +1,9 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`rank`, :func:`advise`, :func:`evaluate`, :func:`predict`, :func:`load`,
-:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`,
-:func:`explain`, :func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`,
+:func:`plan`, :func:`explain`, :func:`export`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
+:mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "errors", "evaluate", "explain", "export",
-           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes", "store",
-           "train"]
+__all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
+           "export", "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes",
+           "store", "train", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         backbones,
         compare,
         demo,
+        doctor,
         evaluate,
         explain,
         export,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         recipes,
         store,
         train,
+        write_report,
     )
     from regraft.training.hooks import Hooks
 

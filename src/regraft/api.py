@@ -20,6 +20,7 @@ from regraft.settings import (
     BackbonesSettings,
     CompareSettings,
     DemoSettings,
+    DoctorSettings,
     EvaluateSettings,
     ExportSettings,
     FeaturesSettings,
@@ -28,6 +29,7 @@ from regraft.settings import (
     PredictSettings,
     RankSettings,
     RecipesSettings,
+    ReportSettings,
     RunsSettings,
     SettingsSettings,
     StoreSettings,
@@ -42,9 +44,11 @@ if TYPE_CHECKING:
     from regraft.model import Model
     from regraft.records.advice import Advice
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
+    from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
+    from regraft.records.page import ReportResult
     from regraft.records.pairing import PairedComparison
     from regraft.records.plan import Plan
     from regraft.records.ranking import Ranking
@@ -257,13 +261,19 @@ def _is_few(paths: str | Sequence[str | Path]) -> bool:
 
 
 def predictions_csv(answers: Predictions) -> str:
-    """A row a prediction with a header; a set of labels is a JSON list."""
+    """A row a prediction with a header; a set of labels is a JSON list.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
+    from regraft.records.base import harmless
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "probability", "unknown", "error", "novelty", "decision", "labels"])
     for p in answers:
         labels = None if p.labels is None else json.dumps(p.labels, ensure_ascii=False)
-        writer.writerow([p.path, p.label, p.probability, p.unknown, p.error, p.novelty, p.decision, labels])
+        writer.writerow([harmless(p.path), harmless(p.label), p.probability, p.unknown, harmless(p.error), p.novelty,
+                         harmless(p.decision), labels])
     return text.getvalue()
 
 
@@ -301,6 +311,20 @@ def export(settings: ExportSettings) -> ExportResult:
         The extra ``export`` is not installed.
     """
     from regraft.runs.export import export as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(ReportSettings)
+def write_report(settings: ReportSettings) -> ReportResult:
+    """Write the page of a run: one file with its figures, mistakes and pictures, for people to look at.
+
+    ``train`` does so at its end. Of a run that did not finish, the page says so and shows what there is.
+
+    Raises UsageError where there is no run, DataError where its records can't be understood, OutputError where the
+    page can't be written, MissingExtraError where the extra ``train`` is not installed.
+    """
+    from regraft.runs.report import report as run
 
     return run(settings, _progress(settings.quiet))
 
@@ -377,6 +401,17 @@ def store(settings: StoreSettings) -> StoreUse:
     limit = 0 if settings.clear else None if settings.store_limit is None else size_in_bytes(settings.store_limit)
     with FeatureStore(settings.store) as opened:
         return opened.use(0 if limit is None else opened.trim(limit))
+
+
+@takes(DoctorSettings)
+def doctor(settings: DoctorSettings) -> Doctor:
+    """Tell what this machine has: processor, GPU, engines, feature store, and which engines were chosen.
+
+    Raises StoreError where the store can't be used.
+    """
+    from regraft.runs.doctor import doctor as run
+
+    return run(settings)
 
 
 @takes(DemoSettings)

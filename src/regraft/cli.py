@@ -39,8 +39,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "rank": api.rank, "advise": api.advise,
     "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
     "runs": api.list_runs, "features": api.features,
-    "export": api.export,
-    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
+    "export": api.export, "report": api.write_report,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
+    "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,
 }
 

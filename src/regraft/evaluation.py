@@ -15,7 +15,7 @@ from regraft.errors import DataError
 from regraft.records.base import shown
 from regraft.records.decisions import DecisionRule, Threshold
 from regraft.records.images import Quarantined
-from regraft.records.results import ClassFigures, Decided, Evaluation, Interval, Majority, OperatingPoint
+from regraft.records.results import ClassFigures, Decided, Evaluation, Interval, Majority, OperatingPoint, Slice
 
 #: Classes from which on the five most probable are worth telling.
 _TOP = 5
@@ -167,3 +167,11 @@ def _price(decided: Decided, rule: DecisionRule, plain_N: NDArray[np.int64], y_N
         told.append(f"sets of {decided.set_size:.2f} labels on average hold the right one for {decided.covered!r} of "
                     f"the images ({rule.set_share:.1%} wanted)")
     return "by the rule: " + "; ".join(told)
+
+
+def slice_figures(by: str, names: Sequence[str], groups_N: NDArray[np.int64], right_N: NDArray[np.bool_],
+                  ) -> tuple[Slice, ...]:
+    """Accuracy of each group of images, the worst first."""
+    slices = [Slice(by, name, int(own_N.sum()), _share(float(right_N[own_N].mean()), int(own_N.sum())))
+              for name, own_N in ((name, groups_N == group) for group, name in enumerate(names)) if own_N.any()]
+    return tuple(sorted(slices, key=lambda one: (one.accuracy.value, one.group)))

@@ -75,7 +75,7 @@ class Model:
         self.seen = seen
         self.known = known
         self._module = module
-        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._engines: dict[str, Engine] = {}
 
     @property
     def record(self) -> ModelRecord:
@@ -91,17 +91,16 @@ class Model:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
 
-    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", all_readouts: bool = False) -> Engine:
-        """The engine that gives the head's readouts (or all that the training read); built once."""
-        key, record = (device, all_readouts), self.record
-        if key not in self._engines:
+    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
+        """The engine that gives the head's readouts; built once."""
+        record = self.record
+        if device not in self._engines:
             try:
                 from regraft.engines.pytorch import PyTorchEngine
             except ImportError:
                 raise MissingExtraError("predicting with a model folder", "train") from None
-            readouts = record.readouts if all_readouts else record.head_readouts
-            self._engines[key] = PyTorchEngine(self.network(), readouts, record.preprocessing, device)
-        return self._engines[key]
+            self._engines[device] = PyTorchEngine(self.network(), record.head_readouts, record.preprocessing, device)
+        return self._engines[device]
 
     def network(self) -> nn.Module:
         """The backbone with the model's weights, a torch module of its own in inference mode.

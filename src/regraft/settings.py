@@ -26,6 +26,7 @@ Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full", "auto"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
+PageKind = Literal["images", "no-images", "none"]
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -256,6 +257,9 @@ class TrainSettings:
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
         "Threads that read pictures; by default one a core, 0 for none. It changes no answer.", ge=0, le=64)] = None
+    report: Annotated[PageKind, Setting(
+        "The page run/report.html that is written at the end: with pictures, without pictures and names of files, or "
+        "none.")] = "images"
     quiet: Quiet = False
     resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
@@ -362,6 +366,9 @@ class EvaluateSettings:
         "else all.", metavar="NAME")] = None
     splits: Annotated[str | Path | None, Setting(
         "The splits.csv of a run: which images of the same data are in which split.", metavar="FILE")] = None
+    slices: Annotated[str | None, Setting(
+        "Measure groups of the images apart, with commas between: size, folder, brightness or columns of the table.",
+        metavar="NAME,...")] = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
@@ -446,6 +453,25 @@ class ExportSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """Settings of ``report``."""
+
+    runs: Annotated[str | Path | Sequence[str | Path], Setting(
+        "The model folder of a run, finished or not; several are set side by side.", metavar="RUN", positional=True)]
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The page to write; by default run/report.html in the model folder, of several runs comparison.html here.",
+        metavar="FILE")] = None
+    data: Annotated[str | Path | None, Setting(
+        "Where the images are now; by default where the training found them.", metavar="DATA")] = None
+    no_images: Annotated[bool, Setting("Show no pictures and no names of files, for private data.")] = False
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class BackbonesSettings:
     """Settings of ``backbones``."""
 
@@ -523,6 +549,16 @@ class StoreSettings:
         check(self)
         if self.store_limit is not None:
             size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Settings of ``doctor``."""
+
+    store: Store = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
 
 from regraft import metrics
+from regraft.heads.solver import softmax
 
 #: Smallest probability whose logarithm is taken.
 _TINY = 1e-300
@@ -21,8 +21,7 @@ def tempered(P_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float
     if temperature == 1:
         return P_NK.astype(np.float64, copy=False)
     logits_NK = np.log(np.maximum(P_NK, _TINY, dtype=np.float64))
-    calibrated: NDArray[np.float64] = softmax(logits_NK / temperature, axis=1)
-    return calibrated
+    return softmax(logits_NK / temperature).astype(np.float64, copy=False)
 
 
 def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32]) -> float:
@@ -32,12 +31,15 @@ def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32]) -> float
     would ask for a temperature of 0.
     """
     logits_NK = np.log(np.maximum(P_NK, _TINY, dtype=np.float64))
+    highest_N = logits_NK.max(1)
+    below_NK = logits_NK - highest_N[:, None]
     unsure = 1 / (len(y_N) + 1)
     target = (1 - unsure) * logits_NK[np.arange(len(y_N)), y_N].mean() + unsure * logits_NK.mean()
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
-        return float(logsumexp(logits_NK * scale, axis=1).mean() - target * scale)
+        total_N = np.log(np.exp(below_NK * scale).sum(1)) + highest_N * scale
+        return float(total_N.mean() - target * scale)
 
     found = float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
     return found if metrics.log_loss(tempered(P_NK, found), y_N) < metrics.log_loss(P_NK, y_N) else 1.0

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from regraft.errors import DataError
 from regraft.records.decisions import NoveltyKind
@@ -72,5 +71,6 @@ def novelty(kind: NoveltyKind, known: Known | None, features_ND: NDArray[np.floa
         if known is None:
             raise DataError("this novelty is a distance from known images, and nothing is known of them")
         return known.distance(features_ND)
-    total_N: NDArray[np.float64] = logsumexp(logits_NK.astype(np.float64), axis=1)
-    return -total_N if kind == "energy" else 1 - np.exp(logits_NK.max(1) - total_N)
+    highest_N = logits_NK.max(1).astype(np.float64)
+    others_N: NDArray[np.float64] = np.log(np.exp(logits_NK - highest_N[:, None]).sum(1))
+    return -(highest_N + others_N) if kind == "energy" else 1 - np.exp(-others_N)

@@ -102,8 +102,10 @@ def choose_rule(wanted: Wanted, P_NK: NDArray[np.floating], y_N: NDArray[np.int3
     thresholds = tuple(_threshold(requirement, P_NK, y_N, classes) for requirement in wanted.requirements)
     rule = DecisionRule(thresholds, wanted.costs, wanted.ask_cost)
     if wanted.ask is not None:
-        rule = replace(rule, ask_right=wanted.ask,
-                       ask_below=ask_threshold(P_NK, y_N, decide(P_NK, rule, classes), wanted.ask))
+        decided_N = decide(P_NK, rule, classes)
+        made_N = decided_N != ASKED  # the rest costs decide to ask about
+        ask_below = ask_threshold(P_NK[made_N], y_N[made_N], decided_N[made_N], wanted.ask)
+        rule = replace(rule, ask_right=wanted.ask, ask_below=ask_below)
     if wanted.conformal is not None:
         rule = replace(rule, set_share=wanted.conformal, set_at_least=set_threshold(P_NK, y_N, wanted.conformal))
     return rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -12,6 +13,9 @@ from regraft.records.base import Record, plain, shown
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, Quarantined
 from regraft.records.training import Epoch
+
+#: Groups of a division that are told in text; the record holds all.
+_SLICES_SHOWN = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +116,16 @@ class Decided(Record):
     price: str = ""
 
 
+@dataclass(frozen=True)
+class Slice(Record):
+    """A group of the evaluated images: what they were divided ``by``, its name, and its accuracy over ``n`` images."""
+
+    by: str
+    group: str
+    n: int
+    accuracy: Interval
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation(Record):
     """Figures of one named split.
@@ -155,6 +169,8 @@ class Evaluation(Record):
     decided:
         What the model's rule of decision does here; None where it has none. All other figures are of the most probable
         class.
+    slices:
+        Groups of the images, as they were asked for; of each division the worst first.
     """
 
     accuracy: Interval
@@ -180,6 +196,7 @@ class Evaluation(Record):
     calibration_error: float | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     decided: Decided | None = None
+    slices: tuple[Slice, ...] = ()
 
     def __repr__(self) -> str:
         lines = [
@@ -199,6 +216,11 @@ class Evaluation(Record):
                          + "; ".join(map(repr, self.unreadable[:3])) + ("; ..." if self.quarantined > 3 else ""))
         if self.decided is not None:
             lines.append(f"  {self.decided.price}")
+        for by, group in itertools.groupby(self.slices, lambda one: one.by):
+            found = list(group)
+            lines.append(f"  by {shown(by)}, worst first: " + "; ".join(
+                f"{shown(one.group)} {one.accuracy!r} of {one.n:,}" for one in found[:_SLICES_SHOWN])
+                + ("; ..." if len(found) > _SLICES_SHOWN else ""))
         if self.note:
             lines.append(f"  {self.note}")
         return "\n".join(lines)
@@ -354,6 +376,8 @@ class TrainResult(Record):
         A record for each epoch of a training by steps.
     decision:
         Which of the two did better, and which was kept.
+    engines:
+        How many images' features each engine computed, now or earlier, by engine, device and precision.
     """
 
     out: str
@@ -370,6 +394,7 @@ class TrainResult(Record):
     probe: Evaluation | None = None
     epochs: tuple[Epoch, ...] = ()
     decision: str = ""
+    engines: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``head`` holds what was chosen, the whole list stays in ``run/record.json``."""
@@ -383,6 +408,7 @@ class TrainResult(Record):
                      f"strength {self.head.chosen.strength:.1e}, " if self.head.chosen.strength else "")
                  + f"chosen on {self.head.by})",
                  f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
+                 + "".join(f"; {count:,} by {engine}" for engine, count in (self.engines or {}).items())
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
         if self.decision:
             lines.append(f"  {self.decision}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
 from regraft.records.results import Evaluation
 from regraft.runs.engines import Work, answer_engine
+from regraft.runs.slicing import check_slices, slicings
 from regraft.settings import EvaluateSettings, size_in_bytes
 
 
@@ -41,13 +42,22 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     answered = answer(settings, progress)
     model, features, split = answered.model, answered.features, answered.split
     seen = model.seen.count(features.digests)
-    return evaluation.judge(
+    figures = evaluation.judge(
         # What the model has seen is no test of it, whatever the folder is called.
         answered.P_NK, answered.y_N, model.classes, split="seen" if seen and split == "test" else split,
         method="answers of the saved model",
         majority=int(np.argmax(model.record.training_counts)), seen=seen, unreadable=features.quarantined,
         rule=model.record.decision,
         note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
+    right_N = answered.P_NK.argmax(1) == answered.y_N
+    readable = answered.index.take(features.rows)
+    return replace(figures, slices=tuple(
+        found for one in slicings(readable, _slices(settings), model.record.preprocessing)
+        for found in evaluation.slice_figures(one.by, one.names, one.groups_N, right_N)))
+
+
+def _slices(settings: EvaluateSettings) -> list[str]:
+    return [name.strip() for name in (settings.slices or "").split(",") if name.strip()]
 
 
 def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
@@ -57,6 +67,7 @@ def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
     if settings.splits is not None:
         index = apply_splits(index, Path(settings.splits))
+    check_slices(index, _slices(settings))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
     rules = record.preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -18,11 +19,14 @@ import filelock
 from regraft.errors import OutputError
 from regraft.manifest import NAME as MANIFEST
 from regraft.model import RUN
-from regraft.records.base import Record, plain, shown
+from regraft.records.base import Record, harmless, plain, shown
 from regraft.records.images import Quarantined
 
 #: What a run was begun with, and what a process that works in it holds.
 STARTED, LOCK = "settings.json", ".lock"
+
+#: Why the run did not finish, where it could still say so.
+STOPPED = "stopped.json"
 _FORMAT = 1
 
 
@@ -52,11 +56,11 @@ class RunFolder:
         write_whole(self.path / name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
     def write_quarantine(self, quarantined: Sequence[Quarantined]) -> None:
-        """List the unreadable files with their reasons."""
+        """List the unreadable files with their reasons; no cell is a formula to a spreadsheet."""
         with (self.path / "quarantine.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason"])
-            writer.writerows([q.path, q.reason] for q in quarantined)
+            writer.writerows([harmless(q.path), harmless(q.reason)] for q in quarantined)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -146,10 +150,22 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
     try:
         folder = RunFolder(out, continued and started == given)
         folder.write(STARTED, given)
+        (run / STOPPED).unlink(missing_ok=True)
         yield folder
+    except BaseException as error:
+        _tell(run, error)
+        raise
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _tell(run: Path, error: BaseException) -> None:
+    """Write down why the run ends here; a disk that has no room for it is not to hide the reason itself."""
+    reason = "it was stopped by hand" if isinstance(error, KeyboardInterrupt | GeneratorExit) else str(error)
+    with contextlib.suppress(OSError):
+        write_whole(run / STOPPED, json.dumps({"format_version": _FORMAT, "kind": type(error).__name__,
+                                               "message": reason}) + "\n")
 
 
 def _read(path: Path) -> Any:

@@ -22,16 +22,16 @@ from regraft.settings import CompareSettings, EvaluateSettings
 def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
     """Run one comparison; see :func:`regraft.compare`."""
     if settings.data is None:
-        first, second = (_kept(model) for model in (settings.first, settings.second))
-        return _paired(settings, *_matched(first, second), "kept answers for the test images of both trainings", 0)
-    found = [answer(EvaluateSettings(model, settings.data, device=settings.device, store=settings.store,
-                                     store_limit=settings.store_limit), progress)
-             for model in (settings.first, settings.second)]
-    _, at_first, at_second = np.intersect1d(*(one.features.rows for one in found), assume_unique=True,
-                                            return_indices=True)
-    right = [(one.P_NK.argmax(1) == one.y_N)[at] for one, at in zip(found, (at_first, at_second), strict=True)]
-    seen = max(one.model.seen.count(one.features.digests) for one in found)
-    return _paired(settings, right[0], right[1], f"split {found[0].split} of {shown(str(settings.data))}", seen)
+        kept = (_kept(model) for model in (settings.first, settings.second))
+        return _paired(settings, *_matched(*kept), "kept answers for the test images of both trainings", 0)
+    one, other = (answer(EvaluateSettings(model, settings.data, device=settings.device, store=settings.store,
+                                          store_limit=settings.store_limit), progress)
+                  for model in (settings.first, settings.second))
+    # Each model may find other files unreadable.
+    _, at_one, at_other = np.intersect1d(one.features.rows, other.features.rows, return_indices=True)
+    right, right_too = ((of.P_NK.argmax(1) == of.y_N)[at] for of, at in ((one, at_one), (other, at_other)))
+    seen = max(of.model.seen.count(of.features.digests) for of in (one, other))
+    return _paired(settings, right, right_too, f"split {one.split} of {shown(str(settings.data))}", seen)
 
 
 def _kept(model: str | Path) -> Answers:

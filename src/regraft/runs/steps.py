@@ -43,10 +43,12 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
+    MAPPED,
     REPEATS,
     Fitted,
     claimed,
@@ -56,6 +58,7 @@ from regraft.runs.train import (
     judge_held,
     judge_test,
     keep_answers,
+    keep_map,
     open_images,
     own_record,
     preprocessing,
@@ -231,7 +234,9 @@ class Training:
         self.loop: Loop | None = None
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
-        engine: Engine = _Colours() if random else self._engine(network, readouts)
+        engine: Engine = _Colours() if random else answer_engine(
+            Work(network.name, network.module, network.digest, tuple(readouts), rules), job.index, store,
+            job.settings.engine, job.settings.device, progress)
         self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
         self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)
@@ -364,6 +369,8 @@ class Training:
             own=own_record(settings, network.module, outcome.readouts, self.rules), **settled.recorded)
         model.save(self.folder.out, record, network.state(), head, seen, settled.known)
         keep_answers(self.folder, self.job.index, self.features, settled.held, P_test)
+        if fitted is not None:
+            keep_map(self.folder, self.job.index, self.features, MAPPED, settings.seed)
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)

@@ -19,8 +19,9 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
-from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.extraction.extract import Route, Rows, extract_by, feature_key
+from regraft.engines.contract import ANSWER_PRECISION
+from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
+from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.dense import Head
@@ -34,9 +35,12 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.review.feature_map import feature_map, map_rows
 from regraft.runs.answers import answers_of, write_answers
 from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
+from regraft.runs.gather import MAP
+from regraft.runs.report import write_page
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.wanted import wanted
 from regraft.settings import FeaturesSettings, TrainSettings, seconds, size_in_bytes
@@ -46,11 +50,14 @@ CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
 REPEATS = 2
 
+#: The readout that the map of a run shows: what the network's own head reads.
+MAPPED = "last"
+
 _OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "engine", "workers", "time_limit", "quiet",
-                "hooks", "plan")
+                "hooks", "plan", "report")
 
 _Prepared = TypeVar("_Prepared")
 
@@ -82,6 +89,16 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
             yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
+        if settings.report != "none":
+            _write_page(folder, settings, progress)
+
+
+def _write_page(folder: RunFolder, settings: TrainSettings, progress: Progress) -> None:
+    """Write the page; a model without one is a model, so what is missing for it is said and no more."""
+    try:
+        write_page(folder.out, progress, private=settings.report == "no-images")
+    except (RegraftError, OSError) as error:
+        progress.say(f"no page is written: {error}")
 
 
 def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +131,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
             fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
+            fitted = _with_precision(fitted, index, features, folds)
+            keep_map(folder, index, features, MAPPED, settings.seed)
         trim(store, size_in_bytes(settings.store_limit), progress)
     settled = fitted.settled
     record = ModelRecord(
@@ -128,7 +147,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
-        conversions=dict(features.notes))
+        conversions=dict(features.notes), engines=features.engines(np.arange(len(features.rows))))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})
     return result
@@ -317,6 +336,31 @@ def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Hel
     write_answers(folder.path, answers)
 
 
+def keep_map(folder: RunFolder, index: ImageIndex, features: Rows, readout: str, seed: int) -> None:
+    """Write down where the images lie on a plane of one readout's features."""
+    positions_N = map_rows(len(features.rows), features.width(readout), seed)
+    rows_N = features.rows[positions_N]
+    labels = tuple(index.classes[k] for k in index.y_N[rows_N])
+    folder.write(MAP, feature_map(features.read(positions_N, [readout]), rows_N, labels, seed))
+
+
+def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
+    """The same, where its figures say so if not all of their features are of the answer's precision."""
+    splits_N = index.splits[features.rows]
+    held = splits_N != splits.TEST if folds is not None else splits_N == splits.VALIDATION
+
+    def told(figures: Evaluation | None, which_N: NDArray[np.bool_]) -> Evaluation | None:
+        engines = features.engines(np.flatnonzero(which_N))
+        other = sum(count for engine, count in engines.items() if not engine.endswith(f"-{ANSWER_PRECISION}"))
+        if figures is None or not other:
+            return figures
+        share = "features" if other == which_N.sum() else f"features of {other:,} of the images"
+        return dataclasses.replace(figures, method=f"{figures.method}; {share} in bf16")
+
+    return dataclasses.replace(fitted, validation=told(fitted.validation, held),
+                               test=told(fitted.test, splits_N == splits.TEST))
+
+
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
                rule: DecisionRule | None) -> Evaluation:
     """Figures of the readable test images, whose probabilities these are; to be asked for once."""
@@ -403,7 +447,8 @@ def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
 
 def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
-    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm")
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "openvino",
+                "onnxruntime")
     found = {}
     for name in packages:
         try:

@@ -30,6 +30,7 @@ from regraft.runs.train import (
     environment,
     fit,
     keep_answers,
+    keep_map,
     number_of_folds,
     run,
     tell_images,
@@ -115,6 +116,7 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
     fitted = fit(index, rows, (file.readout,), plan, progress, deadline, wanted(settings, index.classes))
     _save(settings, data, folder, fitted, None if isinstance(network, str) else network)
     keep_answers(folder, index, rows, fitted.settled.held, fitted.P_test)
+    keep_map(folder, index, rows, file.readout.name, settings.seed)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone="none" if origin is None else origin.backbone,
         features=FeatureCount(0, len(index)), quarantined=0, validation=fitted.validation, test=fitted.test,
