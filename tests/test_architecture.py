@@ -34,6 +34,8 @@ WITHOUT_TORCH = (
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
     "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
     "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
+    "regraft.runs.rank", "regraft.strategy.halving", "regraft.strategy.advising", "regraft.report.cost",
+    "regraft.report.cut_map",
 )
 
 

@@ -23,6 +23,7 @@ from regraft.data.listing import READABLE
 from regraft.demonstration import DemoResult
 from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
+from regraft.records.advice import Advice, Depth, Forecast, Pilot, Recommended, Scenario
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
 from regraft.records.doctor import Doctor, EngineRow
@@ -48,6 +49,7 @@ from regraft.records.page import ReportResult
 from regraft.records.pairing import PairedComparison
 from regraft.records.predicted import PredictedFile
 from regraft.records.preprocessing import Preprocessing
+from regraft.records.ranking import Ranked, Ranking
 from regraft.records.results import (
     Agreement,
     ClassFigures,
@@ -90,6 +92,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
     "Predicted file": PredictedFile,
+    "rank": Ranking, "Ranked": Ranked, "advise": Advice, "Recommended": Recommended, "Forecast": Forecast,
+    "Scenario": Scenario, "Depth": Depth, "Pilot": Pilot,
     "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
     "Engine kind": EngineKind,
 }

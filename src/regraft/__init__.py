@@ -1,8 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
-The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`,
-:func:`explain`, :func:`export`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
+The doors are functions: :func:`train`, :func:`rank`, :func:`advise`, :func:`evaluate`, :func:`predict`, :func:`load`,
+:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`,
+:func:`plan`, :func:`explain`, :func:`export`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
 :mod:`regraft.errors`.
 """
 
@@ -18,13 +18,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain", "export",
-           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "store", "train",
-           "write_report"]
+__all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
+           "export", "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes",
+           "store", "train", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
+        advise,
         backbones,
         compare,
         demo,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         load,
         plan,
         predict,
+        rank,
         recipes,
         store,
         train,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
+    AdviseSettings,
     BackbonesSettings,
     CompareSettings,
     DemoSettings,
@@ -23,6 +24,7 @@ from regraft.settings import (
     FetchSettings,
     PlanSettings,
     PredictSettings,
+    RankSettings,
     RecipesSettings,
     ReportSettings,
     RunsSettings,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from regraft.demonstration import DemoResult
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
+    from regraft.records.advice import Advice
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
     from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from regraft.records.page import ReportResult
     from regraft.records.pairing import PairedComparison
     from regraft.records.plan import Plan
+    from regraft.records.ranking import Ranking
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.runs import Runs
     from regraft.records.training import Epoch, PhaseForecast
@@ -81,6 +85,8 @@ def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no
         from regraft.runs.train_file import train as run
     elif plans := _plans(settings):
         return _by_steps(plans)(settings, progress)
+    elif settings.strategy == "auto":
+        return _by_advice(settings, progress)
     else:
         from regraft.runs.train import train as run
     return run(settings, progress)
@@ -95,13 +101,26 @@ def _plans(settings: TrainSettings) -> tuple[Plan, ...]:
 
     if settings.plan is not None:
         plans = load_plans(settings.plan)
-    elif settings.strategy != "features":
+    elif settings.strategy not in ("features", "auto"):
         plans = (strategy_plan(settings.strategy, BackbonePlan(), PreprocessingPlan()),)
     elif settings.set:
         raise UsageError("--set changes a plan; name one with --plan or --strategy")
     else:
         return ()
     return tuple(override(plan, settings.set) for plan in plans)
+
+
+def _by_advice(settings: TrainSettings, progress: Progress) -> TrainResult | Any:
+    """Train as advised; the forecast is told first."""
+    try:
+        from regraft.runs.auto import settled
+    except ImportError:
+        raise MissingExtraError("advice", "train") from None
+    from regraft.runs.train import train as run
+
+    settings = settled(settings, progress)
+    plans = _plans(settings)
+    return _by_steps(plans)(settings, progress) if plans else run(settings, progress)
 
 
 def _by_steps(plans: tuple[Plan, ...]) -> Callable[[TrainSettings, Progress], TrainResult | Comparison]:
@@ -134,6 +153,56 @@ def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | Tra
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
     return events(settings, plans[0], _progress(settings.quiet))
+
+
+@takes(RankSettings)
+def rank(settings: RankSettings) -> Ranking:
+    """Find the network that suits labelled images best, without computing all of them with each.
+
+    Networks are compared on 256 images, the better half on 1,024; the features of the one to take are then in the
+    store in full. Test images are not looked at.
+
+    Raises
+    ------
+    DataError
+        The images can't be used, or none can be held out.
+    UsageError, UnknownNameError
+        No network is named or at hand, or a name does not exist.
+    BackboneError
+        A network's weights can't be had or do not fit.
+    OutputError
+        ``out`` can't be written.
+    TimeLimitError
+        The time limit was reached; the features so far are kept.
+    """
+    from regraft.runs.rank import rank as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(AdviseSettings)
+def advise(settings: AdviseSettings) -> Advice:
+    """Say how to train on labelled images, and why: from measurements on them, before training.
+
+    Test images are not looked at. The plan goes to ``out`` where that is given, with a picture of accuracy against
+    the depth of the cut beside it.
+
+    Raises
+    ------
+    DataError
+        The images can't be used, or none can be held out.
+    UnknownNameError, BackboneError
+        The network does not exist, or its weights can't be had or do not fit.
+    OutputError
+        ``out`` is there already or can't be written.
+    MissingExtraError
+        The extra ``train`` is not installed.
+    """
+    try:
+        from regraft.runs.advise import advise as run
+    except ImportError:
+        raise MissingExtraError("advice", "train") from None
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(FeaturesSettings)

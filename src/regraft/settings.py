@@ -23,7 +23,7 @@ Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
-Strategy = Literal["features", "partial", "full"]
+Strategy = Literal["features", "partial", "full", "auto"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
 PageKind = Literal["images", "no-images", "none"]
@@ -32,6 +32,9 @@ PageKind = Literal["images", "no-images", "none"]
 TABLES = (".csv", ".parquet", ".jsonl")
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+
+#: How long advice may try things out, beside the first look at the images.
+ADVICE_LIMIT = "5m"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +179,18 @@ Quiet = Annotated[bool, Setting("Say nothing but the result.")]
 MaxQuarantined = Annotated[float, Setting(
     "Largest share of unreadable files that a run accepts.", ge=0, le=1)]
 
+TestData = Annotated[str | Path | None, Setting(
+    "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")]
+SplitsFile = Annotated[str | Path | None, Setting(
+    "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")]
+TestShare = Annotated[float, Setting(
+    "Share of the images split off as test where the data has none.", gt=0, lt=1)]
+ValidationShare = Annotated[float, Setting(
+    "Share of the rest split off as validation where the data has none.", gt=0, lt=1)]
+NoTest = Annotated[bool, Setting("Split off no test images; they serve for learning too.")]
+TimeLimit = Annotated[str | float | None, Setting(
+    "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")]
+
 
 def _one_network(module: object, backbone: str | None) -> None:
     """Raise SettingsError where both a module and another network's name are given."""
@@ -201,15 +216,15 @@ class TrainSettings:
     _: dataclasses.KW_ONLY
     out: Annotated[str | Path | None, Setting(
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
-    test: Annotated[str | Path | None, Setting(
-        "Test images: a folder or table of their own, looked at once, at the end.", metavar="DATA")] = None
+    test: TestData = None
     backbone: Annotated[str | None, Setting(
         "The pre-trained network; by default the plan's, else efficientnet_lite0. `regraft backbones` lists them.",
         metavar="NAME")] = None
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
-        "its last two stages too, 'full' everything; what does worse on validation is not kept.")] = "features"
+        "its last two stages too, 'full' everything; what does worse on validation is not kept. 'auto' asks advise, "
+        "which tries what may pay.")] = "features"
     plan: PlanName = None
     set: Changes = ()
     fit: FitSetting = "crop"
@@ -217,14 +232,11 @@ class TrainSettings:
     folds: Annotated[int | None, Setting(
         "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
     group: Group = None
-    splits: Annotated[str | Path | None, Setting(
-        "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
+    splits: SplitsFile = None
     limit: Limit = None
-    test_share: Annotated[float, Setting(
-        "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
-    validation_share: Annotated[float, Setting(
-        "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
-    no_test: Annotated[bool, Setting("Split off no test images; they serve for learning too.")] = False
+    test_share: TestShare = 0.2
+    validation_share: ValidationShare = 0.2
+    no_test: NoTest = False
     accept: Annotated[float, Setting(
         "Share of known images that the model is to accept as known; what is less like them is unknown.",
         gt=0, lt=1)] = 0.95
@@ -240,8 +252,7 @@ class TrainSettings:
     conformal: Annotated[float | None, Setting(
         "Answer with a set of labels that holds the right one for this share of images.", gt=0, lt=1)] = None
     seed: Seed = 0
-    time_limit: Annotated[str | float | None, Setting(
-        "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")] = None
+    time_limit: TimeLimit = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
@@ -271,6 +282,81 @@ class TrainSettings:
             required_recall(text)
         if self.require and self.costs is not None:
             raise SettingsError(["costs: thresholds and costs can't both decide; leave --require or --costs away"])
+
+
+@dataclasses.dataclass(frozen=True)
+class RankSettings:
+    """Settings of ``rank``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    backbones: Annotated[str | None, Setting(
+        "The networks to compare, with commas between them; NAME=FILE gives one its weights. By default all whose "
+        "weights are on this machine.", metavar="NAME,NAME=FILE,...")] = None
+    out: Annotated[str | Path | None, Setting(
+        "A folder for ranking.json and the chart of accuracy against cost.", metavar="DIR")] = None
+    test: TestData = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    group: Group = None
+    splits: SplitsFile = None
+    limit: Limit = None
+    test_share: TestShare = 0.2
+    no_test: NoTest = False
+    seed: Seed = 0
+    time_limit: TimeLimit = None
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.time_limit is not None:
+            seconds(self.time_limit)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdviseSettings:
+    """Settings of ``advise``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "Write the recommended plan to this TOML file, and the picture of the cuts beside it.",
+        metavar="FILE")] = None
+    backbone: Backbone = DEFAULT_BACKBONE
+    weights: Weights = None
+    test: TestData = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    group: Group = None
+    splits: SplitsFile = None
+    limit: Limit = None
+    test_share: TestShare = 0.2
+    validation_share: ValidationShare = 0.2
+    no_test: NoTest = False
+    seed: Seed = 0
+    time_limit: Annotated[str | float, Setting(
+        "Try nothing that would take longer than this beside the first look at the images (90s, 5m, 1h).",
+        metavar="DURATION")] = ADVICE_LIMIT
+    max_quarantined: MaxQuarantined = 0.1
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace FILE.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        seconds(self.time_limit)
+        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)

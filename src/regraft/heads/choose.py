@@ -49,7 +49,7 @@ FEW = 5
 _CHOOSING_ROWS = 2_000
 
 #: A held-out probability of 0 must not decide everything.
-_FLOOR = 1e-6
+FLOOR = 1e-6
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -195,17 +195,17 @@ def _score(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
     for train, held in divisions:
         y = y_N[held]
-        for i, P in enumerate(_held_out(blocks, y_N, classes, train, held, candidate, strengths)):
-            losses[i] -= np.log(np.maximum(P[np.arange(len(y)), y], _FLOOR)).sum()
+        for i, P in enumerate(held_out(blocks, y_N, classes, train, held, candidate, strengths)):
+            losses[i] -= np.log(np.maximum(P[np.arange(len(y)), y], FLOOR)).sum()
             hits[i] += (P.argmax(1) == y).sum()
         count += len(held)
     return [Tried(candidate.at(strength), float(loss / count), float(hit / count))
             for strength, loss, hit in zip(strengths, losses, hits, strict=True)]
 
 
-def _held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArray[np.int64],
-              held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float],
-              ) -> Iterator[NDArray[np.floating]]:
+def held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArray[np.int64],
+             held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float],
+             ) -> Iterator[NDArray[np.floating]]:
     """Probabilities of the held-out rows at each strength; everything is estimated on the training rows."""
     of_train = {name: blocks[name][train] for name in candidate.readouts}
     standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
@@ -244,7 +244,7 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
     losses = []
     for fit in fit_path(X_ND, y_N, classes, strengths):
         P = softmax(held_MD @ fit.V_RK + fit.b_K)
-        losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], _FLOOR)).mean())
+        losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], FLOOR)).mean())
     best = strengths[int(np.argmin(losses))]
     fit = fit_at(X_ND, y_N, classes, best)
     return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=best))

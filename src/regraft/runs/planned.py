@@ -113,19 +113,28 @@ def _priced(plan: Plan, index: ImageIndex, data: str, graph: Graph, head: Traina
     learn, held = len(divided.rows("train")), len(divided.rows("validation"))
     facts, trained = [], False
     for found in phases:
-        phase, cut = found.phase, found.cut
-        augmented = bool(phase.augment)
-        kept = phase.cached != "never" and not may_keep(phase, cut, augmented, cacheable=True)
-        # Frozen readouts of a network that has not changed are in the store after the first pass.
-        there = cut is None and not trained and not augmented
-        rows = learn * max(phase.views if augmented else 0, 1) + held
-        price = kept_bytes(rows, kept_readouts(cut, found.before), kept_formats(phase)[0]) if kept and not there else 0
-        cost = _measure(graph, found, head)
-        frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
-        steps = cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
-        facts.append(_told(found, price, frozen + steps))
+        facts.append(_told(found, *price(found, graph, head, learn, held, trained)))
         trained = trained or bool(found.learns.parameters)
     return facts
+
+
+def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held: int, trained: bool = False,
+          ) -> tuple[int, float]:
+    """Bytes that a phase keeps and seconds that it takes, for images to learn from and held out.
+
+    ``trained`` says whether an earlier phase changes the network. Measured on random pixels, decoding apart, as if the
+    disk had room for everything.
+    """
+    phase, cut = found.phase, found.cut
+    augmented = bool(phase.augment)
+    kept = phase.cached != "never" and not may_keep(phase, cut, augmented, cacheable=True)
+    # Frozen readouts of a network that has not changed are in the store after the first pass.
+    there = cut is None and not trained and not augmented
+    rows = learn * max(phase.views if augmented else 0, 1) + held
+    size = kept_bytes(rows, kept_readouts(cut, found.before), kept_formats(phase)[0]) if kept and not there else 0
+    cost = _measure(graph, found, head)
+    frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
+    return size, frozen + cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
 
 
 def _pass_seconds(network: Network, plan: Plan) -> float:

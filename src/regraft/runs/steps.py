@@ -142,7 +142,7 @@ def events(settings: TrainSettings, plan: Plan, progress: Progress) -> Iterator[
     started = time.monotonic()
     job = prepare(settings, plan)  # before anything is written: unusable data leaves no trace
     with claimed(settings, progress, {"plan": job.plan.to_dict()}) as (folder, deadline):
-        yield from _train(job, folder, progress, deadline, started)
+        yield from train_job(job, folder, progress, deadline, started)
 
 
 def train(settings: TrainSettings, plan: Plan, progress: Progress) -> TrainResult:
@@ -152,8 +152,9 @@ def train(settings: TrainSettings, plan: Plan, progress: Progress) -> TrainResul
     return result
 
 
-def _train(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, started: float,
-           ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, started: float,
+              ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+    """Train on the images of a job, in a folder that is this process's own."""
     settings, plan, index = job.settings, job.plan, job.index
     tell_images(index, folder, progress)
     network, rules = _network(job)

@@ -387,7 +387,8 @@ def _unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantin
     return [quarantined for quarantined in features.quarantined if quarantined.path in of_split]
 
 
-def _blocks(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
+def blocks_of(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
+    """Each readout's features of the given positions."""
     return {name: features.read(rows, [name]) for name in names}
 
 
@@ -397,7 +398,7 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
     names = only or names
-    blocks = _blocks(features, learn, names)
+    blocks = blocks_of(features, learn, names)
     divisions = choose.divide(y, groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
@@ -426,7 +427,7 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     few, few_held = (choose.choosing_rows(y_N, rows, plan.seed) for rows in (learn, held))
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
-    choice = choose.choose(_blocks(features, both, only or names), y_N[both], classes, [division], by, names,
+    choice = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
                            only=only)
     chosen = choice.chosen
     if len(few) < len(learn):
@@ -435,7 +436,7 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
                                y_N[held], classes, widths, chosen)
         choice = dataclasses.replace(choice, chosen=head.settings)
     else:
-        head = fit_head(_blocks(features, learn, chosen.readouts), y_N[learn], classes, chosen)
+        head = fit_head(blocks_of(features, learn, chosen.readouts), y_N[learn], classes, chosen)
     P = head.probabilities(features.read(held, chosen.readouts))
     return head, choice, Held(held, P, "held out from fitting, used for choosing")
 

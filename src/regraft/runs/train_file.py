@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from regraft.networks.weights import State
 
 #: Settings of the network's part, which is over.
-_OF_IMAGES = ("backbone", "module", "fit", "size", "test", "layout", "follow_links")
+_OF_IMAGES = ("backbone", "module", "strategy", "fit", "size", "test", "layout", "follow_links")
 
 
 def train(settings: TrainSettings, progress: Progress) -> TrainResult:
