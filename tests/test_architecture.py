@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "strategy", "report", "manifest", "model", "exports", "runs", "demonstration", "api",
-         "cli", "__main__")
+         "training", "evaluation", "inspection", "strategy", "report", "manifest", "model", "exports", "runs",
+         "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -24,7 +24,8 @@ WITHOUT_TORCH = (
     "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
     "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
-    "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
+    "regraft.runs.features", "regraft.runs.inspect", "regraft.runs.fetch", "regraft.runs.evaluate",
+    "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",

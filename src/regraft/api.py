@@ -21,6 +21,7 @@ from regraft.settings import (
     ExportSettings,
     FeaturesSettings,
     FetchSettings,
+    InspectSettings,
     PlanSettings,
     PredictSettings,
     RecipesSettings,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
+    from regraft.records.inspection import Inspection
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.plan import Plan
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
@@ -128,6 +130,20 @@ def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | Tra
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
     return events(settings, plans[0], _progress(settings.quiet))
+
+
+@takes(InspectSettings)
+def inspect(settings: InspectSettings) -> Inspection:
+    """Look for what is wrong with the images before training on them; change nothing.
+
+    Copies, doubtful labels, pictures that show little, traces that give a class away, groups in file names: each with
+    what to do about it. ``out`` holds the same as JSON and as a page, and lists that ``train`` takes.
+
+    Raises DataError where no class can be told, BackboneError, OutputError where ``out`` holds something else.
+    """
+    from regraft.runs.inspect import inspect as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(FeaturesSettings)

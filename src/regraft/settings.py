@@ -121,8 +121,9 @@ Data = Annotated[str | Path, Setting(
     metavar="DATA", positional=True)]
 ModelPath = Annotated[str | Path, Setting("A model folder that train wrote.", metavar="MODEL", positional=True)]
 Group = Annotated[str | None, Setting(
-    "What must stay on one side of a split: a table's column, 'parent' (the file's folder) or a regular "
-    "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
+    "What must stay on one side of a split: a table's column, 'parent' (the file's folder), a regular "
+    "expression whose first group, or whole match, names the group, or a CSV file with columns path and group.",
+    metavar="COLUMN|parent|REGEX|FILE.csv")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
 Store = Annotated[str | Path | None, Setting(
@@ -193,6 +194,9 @@ class TrainSettings:
     group: Group = None
     splits: Annotated[str | Path | None, Setting(
         "A splits.csv of an earlier run: the same images in the same splits.", metavar="FILE")] = None
+    exclude: Annotated[str | Path | None, Setting(
+        "A CSV file with a column path: images to leave out, such as the exclude.csv that inspect writes.",
+        metavar="FILE")] = None
     limit: Limit = None
     test_share: Annotated[float, Setting(
         "Share of the images split off as test where the data has none.", gt=0, lt=1)] = 0.2
@@ -332,6 +336,37 @@ class FeaturesSettings:
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
     force: Annotated[bool, Setting("Replace FILE where it exists.")] = False
+    module: Module = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        _one_network(self.module, self.backbone)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectSettings:
+    """Settings of ``inspect``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The folder to write what was found to; by default a fresh one under runs/.", metavar="OUT")] = None
+    backbone: Backbone = DEFAULT_BACKBONE
+    weights: Weights = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    limit: Limit = None
+    preview: Annotated[bool, Setting(
+        "Write preview.png too: labelled samples, and what each augmentation does to one image.")] = False
+    seed: Seed = 0
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace an inspection in OUT.")] = False
     module: Module = None
 
     def __post_init__(self) -> None:

@@ -36,6 +36,9 @@ _RECALL = 8192
 #: Decoded images that may wait for the network, for each decoding thread: bounds memory.
 _QUEUE = 8
 
+#: Looks at a file's row and bytes on their way through the pass.
+Watch = Callable[[int, bytes], None]
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -120,20 +123,23 @@ def feature_key(rules: Preprocessing, weights: str, engine: Engine) -> FeatureKe
 
 
 def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessing, progress: Progress,
-            deadline: Deadline, max_quarantined: float) -> Features:
+            deadline: Deadline, max_quarantined: float, watch: Watch | None = None) -> Features:
     """Make sure that the store holds the features of every readable image of the index.
+
+    With ``watch``, every file is read, known or not, and its row and bytes are handed over, from several threads; an
+    ImageError that it raises counts as the file's own.
 
     Raises DataError if more than the share ``max_quarantined`` can't be read, and TimeLimitError at the
     deadline; what is computed until then stays in the store.
     """
     view = view_key(rules)
-    done = _known(index, space, view)
+    done = _known(index, space, view) if watch is None else [None] * len(index)
     todo = [row for row, memory in enumerate(done) if memory is None]
     run = _Pass(space, engine, view)
     errors: dict[int, str] = {}
 
     def look(row: int) -> _Seen:
-        return _look(row, index.file(row), rules, view, run)
+        return _look(row, index.file(row), rules, view, run, watch)
 
     with (progress.task("reading images" if todo else "images known", len(index)) as task,
           closing(ordered_map(look, todo)) as seen_in_order):
@@ -217,11 +223,13 @@ def _known(index: ImageIndex, space: Space, view: str) -> list[Memory | None]:
     return done
 
 
-def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass) -> _Seen:
+def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, watch: Watch | None) -> _Seen:
     """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
     try:
         state = FileState.of(file)  # Before reading: what changes meanwhile then shows in the next pass.
         data = read_file(file)
+        if watch is not None:
+            watch(row, data)
         content = hashlib.sha256(data).digest()
         memory = run.space.store.recall_content(content, view)
         if memory is not None and not run.needs(memory.digest):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from regraft import evaluation, model
 from regraft.data import index as data_index
-from regraft.data import splits
+from regraft.data import lists, splits
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, StoppedError, UsageError
@@ -34,7 +34,7 @@ from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder, claim, fresh_folder
-from regraft.settings import FeaturesSettings, TrainSettings, seconds, size_in_bytes
+from regraft.settings import FeaturesSettings, InspectSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
@@ -152,6 +152,8 @@ def open_images(settings: TrainSettings) -> ImageIndex:
     """The images, joined with those of ``--test``."""
     opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links}
     index = data_index.open_data(settings.data, **opening)
+    if settings.exclude is not None:
+        index = lists.excluded(index, Path(settings.exclude))
     if settings.test is not None:
         if len(index.rows("test")):
             raise UsageError(f"{settings.data} has {len(index.rows('test')):,} test images of its own; leave --test "
@@ -202,7 +204,7 @@ def _backbone(settings: TrainSettings, index: ImageIndex) -> tuple[Any, Engine, 
     return network, PyTorchEngine(network.module, network.readouts, rules, settings.device), rules
 
 
-def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIndex, what: str,
+def network_and_rules(settings: TrainSettings | FeaturesSettings | InspectSettings, index: ImageIndex, what: str,
                       ) -> tuple[Any, Preprocessing]:
     """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``."""
     try:
@@ -215,7 +217,7 @@ def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIn
                                   estimate_deep_range([index.file(int(row)) for row in learn]))
 
 
-def preprocessing(settings: TrainSettings | FeaturesSettings, spec: InputSpec,
+def preprocessing(settings: TrainSettings | FeaturesSettings | InspectSettings, spec: InputSpec,
                   deep_range: tuple[float, float] | None) -> Preprocessing:
     """View 0 as the backbone was trained to see, with the settings' changes."""
     red, green, blue = (round(255 * mean) for mean in spec.mean)
