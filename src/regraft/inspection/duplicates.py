@@ -28,8 +28,10 @@ _NEAREST = 8
 _LEAST_COSINE = 0.45
 _MOST_BITS = 10
 
-#: Least correlation of the pixels: of whole pictures, and of a part, which has more ways to agree by chance.
+#: Least correlation of the pixels: of whole pictures, of tiny ones (strokes and icons are soon alike), and of a part,
+#: which has more ways to agree by chance.
 _WHOLE = 0.975
+_TINY = 0.993
 _PART = 0.985
 
 #: A search for a part begins above this correlation of the whole pictures.
@@ -38,8 +40,8 @@ _PART_FROM = 0.35
 #: Below this deviation of the grey values (of 255) noise decides whether pictures agree.
 _LEAST_SPREAD = 6.0
 
-#: Smaller pictures are not searched for parts: too many digits and icons would fit into each other.
-_LEAST_SIDE_FOR_PARTS = 48
+#: Pictures with a shorter side than this are tiny, and not searched for parts.
+_LEAST_SIDE = 48
 
 _BLOCK = 1024
 _PAIRS = 512
@@ -88,11 +90,12 @@ def _verified(grey_NSS: NDArray[np.uint8], sides_N: NDArray[np.int64], pairs_P2:
     """How the pictures of each pair are the same, or None."""
     a, b = (grey_NSS[pairs_P2[:, side]].astype(np.float32) for side in range(2))
     plain, turned = correlation(a, b), correlation(a, mirrored(b))
+    tiny = sides_N[pairs_P2].min(1) < _LEAST_SIDE
     kinds: list[Kind | None] = [
-        "saved anew" if straight >= _WHOLE and straight >= flipped else "mirrored" if flipped >= _WHOLE else None
-        for straight, flipped in zip(plain, turned, strict=True)]
-    open_ = np.flatnonzero([kind is None for kind in kinds] & (np.maximum(plain, turned) >= _PART_FROM)
-                           & (sides_N[pairs_P2].min(1) >= _LEAST_SIDE_FOR_PARTS))
+        None if max(straight, flipped) < least else "saved anew" if straight >= flipped else "mirrored"
+        for straight, flipped, least in zip(plain, turned, np.where(tiny, _TINY, _WHOLE), strict=True)]
+    unsettled = np.array([kind is None for kind in kinds])
+    open_ = np.flatnonzero(unsettled & (np.maximum(plain, turned) >= _PART_FROM) & ~tiny)
     if len(open_):
         other = np.where((turned > plain)[open_, None, None], mirrored(b[open_]), b[open_])
         for row, best in zip(open_.tolist(), _either_part(a[open_], other), strict=True):
