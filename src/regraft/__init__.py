@@ -2,7 +2,7 @@
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
 :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
-:func:`export`, :func:`inspect`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`export`, :func:`inspect`, :func:`report`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
-           "inspect", "iter_epochs", "load", "plan", "predict", "recipes", "store", "train"]
+           "inspect", "iter_epochs", "load", "plan", "predict", "recipes", "report", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         plan,
         predict,
         recipes,
+        report,
         store,
         train,
     )

@@ -25,6 +25,7 @@ from regraft.settings import (
     PlanSettings,
     PredictSettings,
     RecipesSettings,
+    ReportSettings,
     SettingsSettings,
     StoreSettings,
     TrainSettings,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from regraft.records.images import ImageIndex
     from regraft.records.inspection import Inspection
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
+    from regraft.records.page import ReportResult
     from regraft.records.plan import Plan
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.training import Epoch, PhaseForecast
@@ -242,6 +244,20 @@ def export(settings: ExportSettings) -> ExportResult:
         The extra ``export`` is not installed.
     """
     from regraft.runs.export import export as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(ReportSettings)
+def report(settings: ReportSettings) -> ReportResult:
+    """Write the page of a run: one file with its figures, mistakes and pictures, for people to look at.
+
+    ``train`` does so at its end. Of a run that did not finish, the page says so and shows what there is.
+
+    Raises UsageError where there is no run, DataError where its records can't be understood, OutputError where the
+    page can't be written, MissingExtraError where the extra ``train`` is not installed.
+    """
+    from regraft.runs.report import report as run
 
     return run(settings, _progress(settings.quiet))
 

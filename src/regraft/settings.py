@@ -294,6 +294,25 @@ class ExportSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """Settings of ``report``."""
+
+    runs: Annotated[str | Path | Sequence[str | Path], Setting(
+        "The model folder of a run, finished or not; several are set side by side.", metavar="RUN", positional=True)]
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The page to write; by default run/report.html in the model folder, of several runs comparison.html here.",
+        metavar="FILE")] = None
+    data: Annotated[str | Path | None, Setting(
+        "Where the images are now; by default where the training found them.", metavar="DATA")] = None
+    no_images: Annotated[bool, Setting("Show no pictures and no names of files, for private data.")] = False
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class BackbonesSettings:
     """Settings of ``backbones``."""
 

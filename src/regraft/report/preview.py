@@ -35,8 +35,9 @@ def samples(index: ImageIndex, rules: Preprocessing, seed: int) -> list[Labelled
     per_class = max(1, math.ceil(_SAMPLES / max(1, len(index.classes))))
     rows = [row for k in range(len(index.classes))
             for row in rng.permutation(np.flatnonzero(y_N == k))[:per_class].tolist()]
-    if len(rows) > _SAMPLES:
-        rows = sorted(rng.permutation(rows)[:_SAMPLES].tolist(), key=lambda row: int(y_N[row]))
+    if len(rows) > _ROW:  # whole rows, so that the augmentations begin one of their own
+        number = min(_SAMPLES, len(rows) // _ROW * _ROW)
+        rows = sorted(rng.permutation(rows)[:number].tolist(), key=lambda row: int(y_N[row]))
     found = []
     for row in rows:
         try:

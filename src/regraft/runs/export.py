@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from regraft import manifest
-from regraft.data.index import open_data
-from regraft.data.listing import Seen, pictures
-from regraft.data.named import named_folder
 from regraft.data.splits import TRAIN, VALIDATION, read_splits
 from regraft.errors import ExportError, MissingExtraError, OutputError
 from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
@@ -19,6 +16,7 @@ from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
+from regraft.runs.originals import originals
 from regraft.settings import ExportSettings
 
 #: Compare on this many images at least, where there are as many.
@@ -64,7 +62,7 @@ def images(folder: Path, given: str | Path | None) -> tuple[list[Path], dict[str
     if not isinstance(where, str | Path):
         raise ExportError(f"{shown(str(folder))} does not tell which images it was trained on, and a file is written "
                           "only after a comparison; say where images are with --data DIR")
-    there = _opened(where, follow_links=kept.get("follow_links") is True)
+    there = originals(where, follow_links=kept.get("follow_links") is True)
     table = folder / RUN / "splits.csv"
     split_of = read_splits(table) if table.is_file() else {}
     held, learned = ([there[key] for key, split in split_of.items() if split == wanted and key in there]
@@ -78,25 +76,6 @@ def images(folder: Path, given: str | Path | None) -> tuple[list[Path], dict[str
                           "images are with --data DIR")
     files = _spread(list(there.values()), _AT_LEAST)
     return files, {"given": len(files)}
-
-
-def _opened(data: str | Path, follow_links: bool) -> dict[tuple[str, str], Path]:
-    """Every image of the data by the number of its root and its path, as ``splits.csv`` names them.
-
-    Labels do not matter here: of a folder all pictures below it are taken. Nothing is downloaded: a named set is
-    where the training put it. Empty where nothing is there.
-    """
-    text = str(data)
-    named = text.startswith("torchvision:")
-    path = named_folder() / text.removeprefix("torchvision:") if named else Path(text).expanduser()
-    if path.is_dir():
-        root = path.resolve()
-        return {("0", name): root / name for name in pictures(root, root, Seen(), follow_links)}
-    if named or not path.exists():
-        return {}
-    index = open_data(path)
-    return {(str(int(root)), name): index.file(row)
-            for row, (root, name) in enumerate(zip(index.root_ids, index.paths, strict=True))}
 
 
 def _spread(items: Sequence[_T], most: int) -> list[_T]:

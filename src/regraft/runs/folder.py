@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -22,6 +23,9 @@ from regraft.records.base import Record, plain, shown
 from regraft.records.images import Quarantined
 
 _STARTED = "settings.json"
+
+#: Why the run did not finish, where it could still say so.
+STOPPED = "stopped.json"
 _FORMAT = 1
 
 
@@ -145,10 +149,22 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
     try:
         folder = RunFolder(out, continued and started == given)
         folder.write(_STARTED, given)
+        (run / STOPPED).unlink(missing_ok=True)
         yield folder
+    except BaseException as error:
+        _tell(run, error)
+        raise
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _tell(run: Path, error: BaseException) -> None:
+    """Write down why the run ends here; a disk that has no room for it is not to hide the reason itself."""
+    reason = "it was stopped by hand" if isinstance(error, KeyboardInterrupt | GeneratorExit) else str(error)
+    with contextlib.suppress(OSError):
+        write_whole(run / STOPPED, json.dumps({"format_version": _FORMAT, "kind": type(error).__name__,
+                                               "message": reason}) + "\n")
 
 
 def _read(path: Path) -> Any:

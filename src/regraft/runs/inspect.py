@@ -19,8 +19,7 @@ from regraft.data.view import estimate_deep_range
 from regraft.errors import MissingExtraError, OutputError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore
-from regraft.inspection import duplicates, findings, labels, names, outliers, quality, shortcuts
-from regraft.inspection import lists as lists_of
+from regraft.inspection import duplicates, findings, labels, lists, names, outliers, quality, shortcuts
 from regraft.inspection.findings import Seen
 from regraft.inspection.measuring import Measuring
 from regraft.metrics import wilson
@@ -38,6 +37,8 @@ from regraft.records.inspection import (
 )
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Interval
+from regraft.report import preview
+from regraft.report.inspection import inspection_page
 from regraft.runs.folder import fresh_folder, write_whole
 from regraft.runs.train import network_and_rules
 from regraft.settings import InspectSettings, size_in_bytes
@@ -55,6 +56,7 @@ _GROUPED_ROWS = 2_000
 _COMMONEST = 20
 
 REPORT = "inspect.json"
+_FILES = (REPORT, "inspect.html", "exclude.csv", "groups.csv", "preview.png")
 
 
 def inspect(settings: InspectSettings, progress: Progress) -> Inspection:
@@ -68,7 +70,7 @@ def inspect(settings: InspectSettings, progress: Progress) -> Inspection:
         seen, features = _look(settings, index, progress, stack)
         found = _Found.of(settings, seen, features, progress)
     result = _result(settings, out, index, seen, found)
-    return _write(result, seen, settings, progress)
+    return _write(result, index, seen, settings, progress)
 
 
 def _folder(settings: InspectSettings) -> Path:
@@ -283,24 +285,46 @@ def _commonest(words: Iterable[str]) -> dict[str, int]:
     return dict(Counter(words).most_common(_COMMONEST))
 
 
-def _write(result: Inspection, seen: Seen, settings: InspectSettings, progress: Progress) -> Inspection:
+def _write(result: Inspection, index: ImageIndex, seen: Seen, settings: InspectSettings, progress: Progress,
+           ) -> Inspection:
     """Write everything that the inspection leaves; returns the result with the names of the files in it."""
     out = Path(result.out)
-    lists = {"exclude.csv": _csv(("path", "reason"), lists_of.exclusions(seen, result.duplicates)),
-             "groups.csv": _csv(("path", "group"), lists_of.together(result.duplicates))}
-    written: dict[str, str | bytes] = {name: text for name, text in lists.items() if text}
+    written: dict[str, str | bytes] = {
+        "exclude.csv": _csv(("path", "reason"), lists.exclusions(seen, result.duplicates)),
+        "groups.csv": _csv(("path", "group"), lists.together(result.duplicates))}
+    if settings.preview and len(seen.index):
+        written["preview.png"], reason = _preview(seen, settings.seed)
+        result = replace(result, left_out=(*result.left_out, *reason))
+    try:
+        file_of = {path: index.file(row) for row, path in enumerate(index.paths)}
+        written["inspect.html"] = inspection_page(result, lambda path: file_of[path], seen.rules)
+    except MissingExtraError as missing:
+        progress.say(str(missing))
+    written = {name: content for name, content in written.items() if content}
+    result = replace(result, files=(REPORT, *written))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in lists:  # a list of an earlier inspection must not stay behind
+        for name in _FILES:  # what an earlier inspection left must not stay beside this one's
             (out / name).unlink(missing_ok=True)
-        for name, content in written.items():
+        for name, content in {**written, REPORT: result.to_json()}.items():
             write_whole(out / name, content)
-        result = replace(result, files=(REPORT, *written))
-        write_whole(out / REPORT, result.to_json())
     except OSError as error:
         raise OutputError(f"{shown(str(out))} can't be written ({error.strerror or error}); take another --out"
                           ) from None
     return result
+
+
+def _preview(seen: Seen, seed: int) -> tuple[bytes, tuple[str, ...]]:
+    """A PNG of samples and of each augmentation on the first image; and what it lacks."""
+    pictures = preview.samples(seen.index, seen.rules, seed)
+    reason: tuple[str, ...] = ()
+    try:
+        pictures = [*pictures, *preview.augmented(seen.index, 0, seen.rules, seed)]
+    except MissingExtraError as missing:
+        reason = (f"augmentations in the preview: {missing}",)
+    file = io.BytesIO()
+    preview.sheet(pictures).save(file, "png")
+    return file.getvalue(), reason
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

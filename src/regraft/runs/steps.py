@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from regraft import evaluation, model
+from regraft import model
 from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
@@ -38,7 +38,7 @@ from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
 from regraft.records.plan import Phase, Plan, Run
 from regraft.records.preprocessing import Preprocessing
-from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.records.results import FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
 from regraft.runs.folder import RunFolder, read_lines, write_whole
@@ -46,11 +46,14 @@ from regraft.runs.sources import Source
 from regraft.runs.train import (
     REPEATS,
     Fitted,
+    Held,
     claimed,
     divide,
     environment,
     fit,
+    judge_held,
     judge_test,
+    keep_answers,
     open_images,
     own_record,
     preprocessing,
@@ -332,7 +335,10 @@ class Training:
         if loop.stopped:
             self.progress.say(f"stopped early: {loop.stopped}")
         head, network, readouts = loop.head.exported(), self.network, tuple(self.reads)
-        validation, P_test = self._judge(head, network, readouts)
+        held: Held | None
+        held, P_test = self._answer(head, network, readouts)
+        counts = self.readable.class_counts(self.learn)
+        validation = judge_held(self.readable, held, int(counts.argmax()))
         decision = ""
         if fitted is not None and fitted.validation is not None:
             probe = fitted.validation
@@ -344,10 +350,10 @@ class Training:
                 decision += "; the frozen probe is kept"
                 network, _ = _network(self.job)
                 head, readouts, validation = fitted.head, network.readouts, probe
+                held = fitted.held
                 P_test = head.probabilities(self.features.read(self.readable.rows("test"), head.settings.readouts))
             self.progress.say(decision)
         digest = self._digest(network)
-        counts = self.readable.class_counts(self.learn)
         seen = seen_images(self.features, self.learn, self.held)
         test = judge_test(self.job.index, self.features, P_test, seen, int(counts.argmax())) if len(P_test) else None
         record = ModelRecord(
@@ -356,6 +362,7 @@ class Training:
             training_counts=tuple(int(c) for c in counts),
             own=own_record(settings, network.module, readouts, self.rules))
         model.save(self.folder.out, record, network.state(), head, seen)
+        keep_answers(self.folder, self.job.index, self.features, held, P_test if len(P_test) else None)
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)
@@ -386,9 +393,9 @@ class Training:
     def _digest(self, network: Network) -> str:
         return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
 
-    def _judge(self, head: Head, network: Network, readouts: Sequence[Readout],
-               ) -> tuple[Evaluation, NDArray[np.float64]]:
-        """Figures on validation, and probabilities of the test images, of the network as it will be saved."""
+    def _answer(self, head: Head, network: Network, readouts: Sequence[Readout],
+                ) -> tuple[Held, NDArray[np.float64]]:
+        """Answers for the validation images, and for the test images, of the network as it will be saved."""
         test = self.readable.rows("test")
         if not self.trained and self.fitted is not None:
             P_held, P_test = (head.probabilities(self.features.read(rows, head.settings.readouts))
@@ -401,10 +408,7 @@ class Training:
             final = extract(self.readable.take(rows), space, engine, self.rules, self.progress, Deadline(None), 1.0)
             P = head.probabilities(final.read(np.arange(len(rows)), head.settings.readouts))
             P_held, P_test = P[:len(self.held)], P[len(self.held):]
-        counts = self.readable.class_counts(self.learn)
-        return evaluation.judge(
-            P_held, self.y_N[self.held], self.readable.classes, split="validation",
-            method="held out from learning, used for choosing the epoch", majority=int(counts.argmax())), P_test
+        return Held(self.held, P_held, "held out from learning, used for choosing the epoch"), P_test
 
 
 def hooks_of(settings: TrainSettings) -> Hooks:

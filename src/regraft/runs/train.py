@@ -33,6 +33,7 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.runs.answers import answers_of, write_answers
 from regraft.runs.folder import RunFolder, claim, fresh_folder
 from regraft.settings import FeaturesSettings, InspectSettings, TrainSettings, seconds, size_in_bytes
 
@@ -40,6 +41,8 @@ from regraft.settings import FeaturesSettings, InspectSettings, TrainSettings, s
 CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
 REPEATS = 2
+
+_OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "workers", "time_limit", "quiet", "hooks",
@@ -108,6 +111,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         training_counts=tuple(int(c) for c in fitted.training_counts),
         own=own_record(settings, network.module, network.readouts, rules))
     model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
+    keep_answers(folder, index, features, fitted.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
@@ -228,6 +232,27 @@ def preprocessing(settings: TrainSettings | FeaturesSettings | InspectSettings, 
 
 
 @dataclass(frozen=True)
+class Held:
+    """Answers for images that their head did not learn from.
+
+    ``rows_M`` are positions among the readable images, one for each of the M answers; each image has ``repeats``.
+    """
+
+    rows_M: NDArray[np.int64]
+    P_MK: NDArray[np.float64]
+    method: str
+    repeats: int = 1
+    note: str = ""
+
+    def means(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Each image once, with the mean of its answers: positions [N] in order, probabilities [N, K]."""
+        rows_N, places_M, counts_N = np.unique(self.rows_M, return_inverse=True, return_counts=True)
+        P_NK = np.zeros((len(rows_N), self.P_MK.shape[1]))
+        np.add.at(P_NK, places_M, self.P_MK)
+        return rows_N, P_NK / counts_N[:, None]
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A head and its figures; ``seen`` are the images it was fitted and chosen on."""
 
@@ -238,6 +263,8 @@ class Fitted:
     seen: model.SeenImages
     training_counts: NDArray[np.int64]
     findings: tuple[Finding, ...]
+    held: Held | None
+    P_test: NDArray[np.float64] | None
 
 
 def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Run, progress: Progress,
@@ -253,17 +280,40 @@ def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Ru
     names = [readout.name for readout in readouts]
     if plan.folds is not None:
         learn = np.flatnonzero(readable.splits != splits.TEST)
-        head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
+        head, choice, held = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
         seen = seen_images(features, learn, learn[:0])
     else:
-        learn, held = readable.rows("train"), readable.rows("validation")
-        head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress, only)
-        seen = seen_images(features, learn, held)
+        learn, chosen_on = readable.rows("train"), readable.rows("validation")
+        head, choice, held = _by_split(readable, features, learn, chosen_on, names, plan, progress, only)
+        seen = seen_images(features, learn, chosen_on)
     deadline.check(lambda: "all features are kept, the head is not")
     counts = readable.class_counts(learn)
-    figures = judge_test(index, features, head.probabilities(features.read(test, head.settings.readouts)), seen,
-                         int(counts.argmax())) if len(test) and look_at_test else None
-    return Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+    majority = int(counts.argmax())
+    validation = None if held is None else judge_held(readable, held, majority)
+    P_test = head.probabilities(features.read(test, head.settings.readouts)) if len(test) and look_at_test else None
+    figures = None if P_test is None else judge_test(index, features, P_test, seen, majority)
+    return Fitted(head, choice, validation, figures, seen, counts,
+                  tuple(f for f in gone if f not in index.findings), held, P_test)
+
+
+def judge_held(readable: ImageIndex, held: Held, majority: int) -> Evaluation:
+    """Figures of held-out answers."""
+    return evaluation.judge(held.P_MK, readable.y_N[held.rows_M], readable.classes, split="validation",
+                            method=held.method, majority=majority, repeats=held.repeats, note=held.note)
+
+
+def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Held | None,
+                 P_test: NDArray[np.float64] | None) -> None:
+    """Write down what was answered for held-out and test images; of repeated answers the means."""
+    answers = []
+    if held is not None:
+        rows_N, P_NK = held.means()
+        method = held.method + ("; means over the repeats" if held.repeats > 1 else "")
+        answers.append(answers_of(index, features.rows[rows_N], P_NK, "validation", method))
+    if P_test is not None:
+        test = index.take(features.rows).rows("test")
+        answers.append(answers_of(index, features.rows[test], P_test, "test", _OF_TEST))
+    write_answers(folder.path, answers)
 
 
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
@@ -273,7 +323,7 @@ def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], see
     test = readable.rows("test")
     twins = seen.count(features.digests[i] for i in test)
     return evaluation.judge(
-        P_NK, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
+        P_NK, readable.y_N[test], index.classes, split="test", method=_OF_TEST,
         majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
         note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
 
@@ -288,7 +338,7 @@ def _blocks(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Bl
 
 
 def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
-              plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Evaluation | None]:
+              plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Held | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
@@ -307,16 +357,14 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     held = np.concatenate([rows for rows, _ in answers])
     never = len(learn) - len(np.unique(held))
     note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
-    validation = evaluation.judge(
-        np.concatenate([P for _, P in answers]), y[held], readable.classes, split="validation",
-        method=f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold",
-        majority=int(np.bincount(y).argmax()), repeats=plan.repeats, note=note)
-    return head, choice, validation
+    return head, choice, Held(
+        learn[held], np.concatenate([P for _, P in answers]),
+        f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold", plan.repeats, note)
 
 
 def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64],
               names: Sequence[str], plan: Run, progress: Progress, only: tuple[str, ...],
-              ) -> tuple[LinearHead, Choice, Evaluation]:
+              ) -> tuple[LinearHead, Choice, Held]:
     """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
@@ -335,9 +383,7 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     else:
         head = fit_head(_blocks(features, learn, chosen.readouts), y_N[learn], classes, chosen)
     P = head.probabilities(features.read(held, chosen.readouts))
-    return head, choice, evaluation.judge(
-        P, y_N[held], readable.classes, split="validation", method="held out from fitting, used for choosing",
-        majority=int(np.bincount(y_N[learn]).argmax()))
+    return head, choice, Held(held, P, "held out from fitting, used for choosing")
 
 
 def seen_images(features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:

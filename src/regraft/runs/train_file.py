@@ -23,7 +23,17 @@ from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
-from regraft.runs.train import REPEATS, Fitted, divide, environment, fit, number_of_folds, run, tell_images
+from regraft.runs.train import (
+    REPEATS,
+    Fitted,
+    divide,
+    environment,
+    fit,
+    keep_answers,
+    number_of_folds,
+    run,
+    tell_images,
+)
 from regraft.settings import TrainSettings, declared
 
 if TYPE_CHECKING:
@@ -100,8 +110,10 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
         network, str) else ()
     for finding in findings:
         progress.say(str(finding))
-    fitted = fit(index, _OfFile(file, file.rows_of(index)), (file.readout,), plan, progress, deadline)
+    rows = _OfFile(file, file.rows_of(index))
+    fitted = fit(index, rows, (file.readout,), plan, progress, deadline)
     _save(settings, data, folder, fitted, None if isinstance(network, str) else network)
+    keep_answers(folder, index, rows, fitted.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone="none" if origin is None else origin.backbone,
         features=FeatureCount(0, len(index)), quarantined=0, validation=fitted.validation, test=fitted.test,

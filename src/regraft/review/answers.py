@@ -1,0 +1,101 @@
+"""The answers for one split, looked through: what was confused, what is doubtful, how sure it was."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft import metrics
+from regraft.records.answers import Answers
+from regraft.records.results import Interval
+from regraft.records.review import Answered, Bin, Confused, PrecisionRecall, Review
+
+#: A page shows no more: what was confused, wrong answers, examples, doubtful labels, curves.
+_PAIRS, _MISTAKES, _EXAMPLES, _DOUBTFUL, _CURVES = 20, 400, 12, 24, 6
+
+#: An own label with less probability than this is doubtful.
+_HARDLY = 0.1
+
+_BINS = 10
+
+#: Points of a curve of precision and recall.
+_POINTS = 100
+
+
+def review(answers: Answers, *, learned: bool = False) -> Review:
+    """Look through the answers; ``learned`` tells that the model was fitted on these very images.
+
+    Images that it has learned from say nothing about their labels, so none of them is called doubtful.
+    """
+    P_NK, y_N = answers.P_NK, answers.y_N
+    best_N = P_NK.argmax(1)
+    top_N, own_N = P_NK[np.arange(len(y_N)), best_N], P_NK[np.arange(len(y_N)), y_N]
+    wrong = np.flatnonzero(best_N != y_N)
+    right = np.flatnonzero(best_N == y_N)
+
+    def listed(positions: NDArray[np.int64]) -> tuple[Answered, ...]:
+        return tuple(Answered(int(answers.rows_N[i]), answers.paths[int(i)], answers.split,
+                              answers.classes[y_N[i]], answers.classes[best_N[i]], float(top_N[i]), float(own_N[i]))
+                     for i in positions)
+
+    mistakes = wrong[np.argsort(own_N[wrong], kind="stable")]
+    matrix_KK = metrics.confusion(y_N, best_N, len(answers.classes))
+    doubtful = mistakes[own_N[mistakes] < _HARDLY]
+    return Review(
+        split=answers.split, method=answers.method, n=len(y_N), wrong=len(wrong),
+        recalls=tuple(Interval(*metrics.wilson(int(right), int(of))) if of else None
+                      for right, of in zip(matrix_KK.diagonal(), matrix_KK.sum(1), strict=True)),
+        pairs=_pairs(matrix_KK, answers.classes),
+        mistakes=listed(mistakes[:_MISTAKES]),
+        sure=listed(_in_turn(right[np.argsort(-top_N[right], kind="stable")], y_N)[:_EXAMPLES]),
+        unsure=listed(np.argsort(top_N, kind="stable")[:_EXAMPLES]),
+        doubtful=() if learned else listed(doubtful[:_DOUBTFUL]),
+        bins=_bins(top_N, best_N == y_N), curves=_curves(answers))
+
+
+def _in_turn(positions: NDArray[np.int64], y_N: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The first of every class, then the second of every class, and so on."""
+    seen: dict[int, int] = {}
+    turn = np.empty(len(positions), np.int64)
+    for at, label in enumerate(y_N[positions].tolist()):
+        turn[at] = seen[label] = seen.get(label, -1) + 1
+    ordered: NDArray[np.int64] = positions[np.argsort(turn, kind="stable")]
+    return ordered
+
+
+def _pairs(matrix_KK: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[Confused, ...]:
+    of_K = matrix_KK.sum(1)
+    off_KK = matrix_KK.copy()
+    np.fill_diagonal(off_KK, 0)
+    order = np.argsort(-off_KK, axis=None, kind="stable")[:_PAIRS]
+    cells = [divmod(int(cell), len(classes)) for cell in order]
+    return tuple(Confused(classes[i], classes[j], int(off_KK[i, j]), int(of_K[i])) for i, j in cells if off_KK[i, j])
+
+
+def _bins(top_N: NDArray[np.float32], right_N: NDArray[np.bool_]) -> tuple[Bin, ...]:
+    """Answers by probability, in ten equal steps; steps without any are left out."""
+    step_N = np.minimum((top_N * _BINS).astype(np.int64), _BINS - 1)
+    found = []
+    for step in np.unique(step_N):
+        inside = step_N == step
+        n = int(inside.sum())
+        found.append(Bin(step / _BINS, (step + 1) / _BINS, n, float(top_N[inside].mean(dtype=np.float64)),
+                         Interval(*metrics.wilson(int(right_N[inside].sum()), n))))
+    return tuple(found)
+
+
+def _curves(answers: Answers) -> tuple[PrecisionRecall, ...]:
+    """Of the classes with the smallest areas; of two classes, of the second, as the first's tells the same."""
+    classes = range(1, 2) if len(answers.classes) == 2 else range(len(answers.classes))
+    found = [_curve(answers.classes[k], answers.P_NK[:, k], answers.y_N == k) for k in classes
+             if (answers.y_N == k).any()]
+    return tuple(sorted(found, key=lambda curve: curve.average_precision)[:_CURVES])
+
+
+def _curve(label: str, score_N: NDArray[np.float32], own_N: NDArray[np.bool_]) -> PrecisionRecall:
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(own_N, score_N)
+    keep = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
+    return PrecisionRecall(label, float(average_precision_score(own_N, score_N)),
+                           tuple(precision[keep].tolist()), tuple(recall[keep].tolist()))

@@ -1,0 +1,48 @@
+"""A plane on which images lie beside those that the network finds alike: the first two principal components."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.records.review import FeatureMap
+
+#: More images than this make a map no clearer.
+MOST = 2_000
+
+
+def map_rows(count: int, seed: int) -> NDArray[np.int64]:
+    """Which of so many images a map shows, int64, ascending."""
+    if count <= MOST:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, MOST, replace=False))
+
+
+def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tuple[str, ...], seed: int,
+                ) -> FeatureMap:
+    """The map of N images with features [N, D], in the order of ``rows_N``.
+
+    Numbers that differ more count no more: each is scaled to unit variance first.
+    """
+    Z_ND = X_ND.astype(np.float64) - X_ND.mean(0, dtype=np.float64)
+    spread = Z_ND.std(0)
+    Z_ND = Z_ND[:, spread > 0] / spread[spread > 0]
+    total = float((Z_ND**2).sum())
+    if not total:
+        flat = (0.0,) * len(rows_N)
+        return FeatureMap(tuple(rows_N.tolist()), labels, flat, flat, 0.0)
+    XY_N2, explained = _principal(Z_ND, seed)
+    XY_N2 /= np.abs(XY_N2).max()
+    x, y = (tuple(np.round(column, 4).tolist()) for column in XY_N2.T)
+    return FeatureMap(tuple(rows_N.tolist()), labels, x, y, explained / total)
+
+
+def _principal(Z_ND: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
+    """Coordinates [N, 2] along the first two components, and the squares they hold."""
+    from sklearn.utils.extmath import randomized_svd
+
+    U, S, _ = randomized_svd(Z_ND, 2, random_state=seed)
+    XY_N2 = U * S
+    if XY_N2.shape[1] < 2:
+        XY_N2 = np.column_stack([XY_N2, np.zeros(len(XY_N2))])
+    return XY_N2, float((S**2).sum())

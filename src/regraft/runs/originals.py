@@ -1,0 +1,28 @@
+"""Where the images of a training are now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regraft.data.index import open_data
+from regraft.data.listing import Seen, pictures
+from regraft.data.named import named_folder
+
+
+def originals(data: str | Path, follow_links: bool) -> dict[tuple[str, str], Path]:
+    """Every image of the data by the number of its root and its path, as ``splits.csv`` names them.
+
+    Labels do not matter here: of a folder all pictures below it are taken. Nothing is downloaded: a named set is
+    where the training put it. Empty where nothing is there.
+    """
+    text = str(data)
+    named = text.startswith("torchvision:")
+    path = named_folder() / text.removeprefix("torchvision:") if named else Path(text).expanduser()
+    if path.is_dir():
+        root = path.resolve()
+        return {("0", name): root / name for name in pictures(root, root, Seen(), follow_links)}
+    if named or not path.exists():
+        return {}
+    index = open_data(path)
+    return {(str(int(root)), name): index.file(row)
+            for row, (root, name) in enumerate(zip(index.root_ids, index.paths, strict=True))}
