@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,62 +17,61 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.views import TRANSFORMS, Augmentation
 from regraft.training.views import Views
 
-#: Samples in a row, and views of each augmentation beside the picture itself.
+#: Pictures in a row.
 _ROW = 8
 
 #: Most samples, spread over the classes.
 _SAMPLES = 32
 
 _SIDE, _GAP, _CAPTION = 112, 6, 16
+_LETTERS = 18
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 Labelled = tuple[str, Image.Image]
 
 
-def samples(index: ImageIndex, rules: Preprocessing, seed: int) -> list[Labelled]:
-    """Seeded samples of each class in turn, as the network sees them, under their class's name."""
+def samples(index: ImageIndex, rules: Preprocessing, seed: int) -> list[list[Labelled]]:
+    """Rows of seeded samples of each class, as the network sees them, under their class's name."""
     rng = np.random.default_rng(seed)
     y_N = index.y_N
     per_class = max(1, math.ceil(_SAMPLES / max(1, len(index.classes))))
-    rows = [row for k in range(len(index.classes))
-            for row in rng.permutation(np.flatnonzero(y_N == k))[:per_class].tolist()]
-    if len(rows) > _ROW:  # whole rows, so that the augmentations begin one of their own
-        number = min(_SAMPLES, len(rows) // _ROW * _ROW)
-        rows = sorted(rng.permutation(rows)[:number].tolist(), key=lambda row: int(y_N[row]))
+    chosen = [row for k in range(len(index.classes))
+              for row in rng.permutation(np.flatnonzero(y_N == k))[:per_class].tolist()]
+    if len(chosen) > _SAMPLES:
+        chosen = sorted(rng.permutation(chosen)[:_SAMPLES].tolist(), key=lambda row: int(y_N[row]))
     found = []
-    for row in rows:
+    for row in chosen:
         try:
             found.append((index.classes[y_N[row]], Image.fromarray(view0(index.file(row), rules).pixels)))
         except ImageError:  # changed since it was looked at
             continue
-    return found
+    return [found[start:start + _ROW] for start in range(0, len(found), _ROW)]
 
 
-def augmented(index: ImageIndex, row: int, rules: Preprocessing, seed: int) -> list[Labelled]:
-    """One image, and the first views of it under each transform with its defaults; raises MissingExtraError."""
-    original = view0(index.file(row), rules).pixels
+def augmented(file: Path, rules: Preprocessing, seed: int) -> list[list[Labelled]]:
+    """A row for each transform with its defaults: the image as it is, and views of it; raises MissingExtraError."""
+    original = view0(file, rules).pixels
     digest = pixel_digest(original)
-    found: list[Labelled] = []
+    rows: list[list[Labelled]] = []
     for name, kind in TRANSFORMS.items():
         views = Views(Augmentation((kind(),)), rules, seed)
-        found.append(("as it is", Image.fromarray(original)))
-        found += [(name, Image.fromarray(views.pixels(index.file(row), number, digest))) for number in range(1, _ROW)]
-    return found
+        varied = (Image.fromarray(views.pixels(file, number, digest)) for number in range(1, _ROW))
+        rows.append([("as it is", Image.fromarray(original)), *((name, image) for image in varied)])
+    return rows
 
 
-def sheet(pictures: Sequence[Labelled]) -> Image.Image:
-    """The pictures in rows of eight, each under its caption; RGB."""
-    rows = max(1, math.ceil(len(pictures) / _ROW))
+def sheet(rows: Sequence[Sequence[Labelled]]) -> Image.Image:
+    """Rows of at most eight pictures, each under its caption; RGB."""
     across, down = _SIDE + _GAP, _SIDE + _GAP + _CAPTION
-    canvas = Image.new("RGB", (_ROW * across + _GAP, rows * down + _GAP), _PAPER)
+    canvas = Image.new("RGB", (_ROW * across + _GAP, len(rows) * down + _GAP), _PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-    for place, (caption, image) in enumerate(pictures):
-        row, column = divmod(place, _ROW)
-        left, top = _GAP + column * across, _GAP + row * down
-        draw.text((left, top), _short(shown(caption)), fill=_INK, font=font)
-        canvas.paste(image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (left, top + _CAPTION))
+    for at, row in enumerate(rows):
+        for column, (caption, image) in enumerate(row):
+            left, top = _GAP + column * across, _GAP + at * down
+            draw.text((left, top), _short(shown(caption)), fill=_INK, font=font)
+            canvas.paste(image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (left, top + _CAPTION))
     return canvas
 
 
 def _short(caption: str) -> str:
-    return caption if len(caption) <= _SIDE // 7 else caption[:_SIDE // 7 - 2] + ".."
+    return caption if len(caption) <= _LETTERS else caption[:_LETTERS - 2] + ".."

@@ -319,7 +319,7 @@ def _preview(seen: Seen, seed: int) -> tuple[bytes, tuple[str, ...]]:
     pictures = preview.samples(seen.index, seen.rules, seed)
     reason: tuple[str, ...] = ()
     try:
-        pictures = [*pictures, *preview.augmented(seen.index, 0, seen.rules, seed)]
+        pictures = [*pictures, *preview.augmented(seen.index.file(0), seen.rules, seed)]
     except MissingExtraError as missing:
         reason = (f"augmentations in the preview: {missing}",)
     file = io.BytesIO()

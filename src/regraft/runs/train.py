@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import lists, splits
+from regraft.data.copies import numbered, same_files
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, StoppedError, UsageError
@@ -176,10 +177,12 @@ def divide(index: ImageIndex, settings: TrainSettings, by_split: bool = False) -
     if settings.splits is not None:
         index = splits.apply_splits(index, Path(settings.splits))
     test_share = None if settings.no_test or settings.test is not None else settings.test_share
-    index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed)
+    copies_N = same_files(index) if settings.splits is None and index.groups is None else None
+    index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed,
+                            copies_N=copies_N)
     if by_split or number_of_folds(settings, index) is None:
         index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
-                                seed=settings.seed)
+                                seed=settings.seed, copies_N=copies_N)
     if test_share is not None and not len(index.rows("test")):
         reason = "each group holds a whole class" if index.groups is not None else "no class has images to spare"
         index = index.with_findings(Finding("no_test", 1, f"no image could be held out as test: {reason}"))
@@ -341,7 +344,7 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
               plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Held | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
-    groups = None if readable.groups is None else readable.groups[learn]
+    groups = numbered([features.digests[row] for row in learn]) if readable.groups is None else readable.groups[learn]
     names = only or names
     blocks = _blocks(features, learn, names)
     divisions = choose.divide(y, groups, folds, plan.seed)
