@@ -28,6 +28,16 @@ from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, 
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
+from regraft.records.inspection import (
+    ClassCount,
+    DataFinding,
+    Duplicate,
+    Inspection,
+    LabelSuspect,
+    NameGroups,
+    Shortcut,
+    Shown,
+)
 from regraft.records.model import ModelRecord
 from regraft.records.networks import (
     Backbone,
@@ -70,6 +80,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
+    "inspect": Inspection, "Class count": ClassCount, "Shown": Shown, "Duplicate": Duplicate,
+    "Label suspect": LabelSuspect, "Shortcut": Shortcut, "Name groups": NameGroups, "Data finding": DataFinding,
     "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,

@@ -66,7 +66,7 @@ def of_files(seen: Seen) -> Iterator[DataFinding]:
     if seen.unreadable:
         reasons = "; ".join(repr(q) for q in seen.unreadable[:2])
         yield _finding("unreadable", "serious" if len(seen.unreadable) > len(seen.measured) / 10 else "look",
-                       len(seen.unreadable), f"{_files(len(seen.unreadable))} can't be read: {reasons}.",
+                       len(seen.unreadable), f"{_files(len(seen.unreadable))} that can't be read: {reasons}.",
                        "Mend or remove them. Training leaves them out and says so; exclude.csv lists them.",
                        [q.path for q in seen.unreadable])
     for finding in seen.index.findings:
@@ -75,13 +75,13 @@ def of_files(seen: Seen) -> Iterator[DataFinding]:
                               "Nothing, where that is meant; else move or rename them.", finding.examples)
     turned = [row for row, m in enumerate(seen.measured) if "turned by EXIF" in m.notes]
     if turned:
-        yield _rows_finding("turned", "note", seen, turned, f"{_files(len(turned))} lie on their side and say so in "
-                            "their metadata (EXIF).", "Nothing: they are turned upright before use. Other programs may "
+        yield _rows_finding("turned", "note", seen, turned, f"{_files(len(turned))} with a turn noted in the "
+                            "metadata (EXIF).", "Nothing: they are turned upright before use. Other programs may "
                             "not do that.")
     converted = [row for row, m in enumerate(seen.measured) if set(m.notes) - {"turned by EXIF", "grey"}]
     if converted:
         yield _rows_finding("converted", "note", seen, converted,
-                            f"{_files(len(converted))} are no plain 8-bit colour pictures and are converted.",
+                            f"{_files(len(converted))} not stored as plain 8-bit colour, and converted.",
                             "Look at a few: transparency is laid on white, of several frames the first is used.")
 
 
@@ -95,8 +95,8 @@ def of_classes(seen: Seen) -> Iterator[DataFinding]:
         yield _finding("small_classes", "serious" if len(small) == len(classes) else "look", len(small),
                        f"{_classes(len(small))} fewer than {_SMALL_CLASS} images: {named}.",
                        "Collect more, or merge them with others: nothing can be held out of so few to measure on.", ())
-    if counts.min(initial=1) and counts.max(initial=0) >= _IMBALANCE * counts.min(initial=1):
-        most, least = int(counts.argmax()), int(counts.argmin())
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] >= _IMBALANCE * counts[least] > 0:
         yield _finding("imbalance", "look", 1,
                        f"{shown(classes[most])} has {counts[most]:,} images, {shown(classes[least])} "
                        f"{counts[least]:,}.", "Read the balanced accuracy and the figures of each class: the plain "
@@ -112,15 +112,15 @@ def of_quality(seen: Seen) -> Iterator[DataFinding]:
     measured, total = seen.measured, len(seen.measured)
     size, fit = seen.rules.size, seen.rules.fit
     checks: tuple[tuple[str, NDArray[np.bool_], str, str], ...] = (
-        ("blank", quality.blank(measured), "show one colour and nothing else",
+        ("blank", quality.blank(measured), "of one colour and nothing else",
          "Remove them; exclude.csv lists them for train --exclude."),
-        ("dark", quality.dark(measured) & ~quality.blank(measured), "are almost black",
+        ("dark", quality.dark(measured) & ~quality.blank(measured), "almost black",
          "Look at them; remove those on which you see nothing yourself."),
-        ("blurred", quality.blurred(measured), "have no fine detail where the others do",
+        ("blurred", quality.blurred(measured), "without fine detail where the others have some",
          "Look at them; blurred pictures are good to learn from only if you will have such later."),
-        ("odd_aspect", quality.odd_aspect(measured), f"are at least {quality.ODD_ASPECT:g} times as long as wide",
+        ("odd_aspect", quality.odd_aspect(measured), f"at least {quality.ODD_ASPECT:g} times as long as wide",
          "Try --fit pad, which shows them whole."),
-        ("tiny", quality.tiny(measured, size), f"are less than a quarter of the network's {size} pixels wide or high",
+        ("tiny", quality.tiny(measured, size), f"less than a quarter of the network's {size} pixels wide or high",
          "Use larger originals where there are any: they are enlarged, and detail is missing."),
     )
     for name, which, words, advice in checks:
@@ -181,8 +181,8 @@ def of_labels(suspects: Sequence[LabelSuspect]) -> Iterator[DataFinding]:
     if likely:
         first = likely[0]
         yield _finding("label_suspects", "look", len(likely),
-                       f"{_files(len(likely))} look like another class than the one they are in, the first one like "
-                       f"{shown(first.suggested)} instead of {shown(first.label)}.",
+                       f"{_files(len(likely))} with a doubtful label: the pictures look like another class, the first "
+                       f"one like {shown(first.suggested)} instead of {shown(first.label)}.",
                        "Look at them in inspect.html and correct what is wrong. Some will be right: a rare view of "
                        "the subject looks wrong too.", [s.path for s in likely])
 
@@ -191,11 +191,11 @@ def of_outliers(seen: Seen, found: Outliers) -> Iterator[DataFinding]:
     """Images that are unlike their class or unlike everything."""
     if len(found.unlike_any):
         yield _rows_finding("unlike_any", "look", seen, found.unlike_any.tolist(),
-                            f"{_files(len(found.unlike_any))} look like nothing else here.",
+                            f"{_files(len(found.unlike_any))} unlike anything else here.",
                             "Look at them: logos, error pages and wrong downloads look so, and rare good pictures.")
     if len(found.unlike_class):
         yield _rows_finding("unlike_class", "note", seen, found.unlike_class.tolist(),
-                            f"{_files(len(found.unlike_class))} look unlike the rest of their class.",
+                            f"{_files(len(found.unlike_class))} unlike the rest of the same class.",
                             "Look at them: they are rare views of the subject, or belong elsewhere.")
 
 
