@@ -157,8 +157,8 @@ def of_duplicates(groups: Sequence[Duplicate]) -> Iterator[DataFinding]:
     if rest:
         yield _finding("duplicates", "look", len(rest),
                        f"{len(rest):,} pictures stand more than once, {_kinds(rest)}.",
-                       "Train with --group groups.csv, which keeps copies on one side of every new split; or leave "
-                       "all but one out with --exclude exclude.csv.", _members(rest))
+                       "Train with --group groups.csv, which keeps copies on one side of every new split; --exclude "
+                       "exclude.csv leaves exact copies out, all but one.", _members(rest))
 
 
 def of_same_classes(groups: Sequence[Duplicate], counts: dict[str, int]) -> Iterator[DataFinding]:

@@ -29,9 +29,11 @@ _LEAVES = 64
 #: The alarm sounds where the lower end of the interval lies this far above the commonest class ...
 _CLEARLY_MORE = 0.15
 
-#: ... or where at least this share of one class is told apart, and of the others at most that share taken for it.
+#: ... or where at least this share of one class is told apart, and of the others at most that share taken for it. Among
+#: many classes a small one stands out by chance, so it needs this many images.
 _TOLD_APART = 0.6
 _MISTAKEN = 0.1
+_LEAST_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Cue:
 CUES = (
     Cue("image size", lambda m: (m.width, m.height, m.width * m.height, m.width / m.height), False,
         "Collect all classes at the same size, or save them anew so; training with --fit squash hides the shape only."),
-    Cue("file format", lambda m: (hash_of(m.header.format), hash_of(m.header.mode)), False,
+    Cue("file format", lambda m: (_number_of(m.header.format), _number_of(m.header.mode)), False,
         "Convert all images to one format and one kind of pixels."),
     Cue("metadata", lambda m: [float(name in m.header.metadata) for name in ("exif", "icc_profile", "photoshop",
                                                                               "xmp", "comment", "dpi")], False,
@@ -63,7 +65,7 @@ CUES = (
 )
 
 
-def hash_of(word: str) -> float:
+def _number_of(word: str) -> float:
     """A number for a word, the same in every process."""
     return float(int.from_bytes(word.encode()[:6].ljust(6)))
 
@@ -118,15 +120,15 @@ def _given_away(answers_N: NDArray[np.int64], y_N: NDArray[np.int32], names: Seq
     found = []
     for k in range(len(names)):
         of, others = answers_N[y_N == k] == k, answers_N[y_N != k] == k
-        if (len(of) and wilson(float(of.sum()), len(of))[1] >= _TOLD_APART
+        if (len(of) >= _LEAST_TOLD and wilson(float(of.sum()), len(of))[1] >= _TOLD_APART
                 and wilson(float(others.sum()), len(others))[2] <= _MISTAKEN):
             found.append(k)
     return found
 
 
 def _words(cue: Cue, accuracy: Interval, majority: float, given: Sequence[str]) -> str:
-    text = (f"Knowing nothing of an image but its {cue.name}, {accuracy.value:.0%} of the classes are guessed right; "
-            f"always naming the commonest gives {majority:.0%}.")
+    text = (f"Guesses of the class from the {cue.name} alone, without a look at the picture, are right "
+            f"{accuracy.value:.0%} of the time; always naming the commonest class is right {majority:.0%}.")
     if given:
         named = ", ".join(shown(name) for name in given[:5]) + (", ..." if len(given) > 5 else "")
         text += f" It gives away: {named}."

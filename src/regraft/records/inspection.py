@@ -255,5 +255,5 @@ class Inspection(Record):
             yield from textwrap.wrap(f"What to do: {finding.advice}", _WIDTH, initial_indent="    ",
                                      subsequent_indent="    ")
             if finding.files and finding.severity != "note":
-                more = f" and {finding.count - _FILES_SHOWN:,} more" if finding.count > _FILES_SHOWN else ""
+                more = ", ..." if len(finding.files) > _FILES_SHOWN else ""
                 yield "    e.g. " + ", ".join(shown(file) for file in finding.files[:_FILES_SHOWN]) + more
