@@ -46,8 +46,9 @@ from regraft.settings import InspectSettings, size_in_bytes
 #: The network's side where none is installed that could tell.
 _USUAL_SIDE = 224
 
-#: With more images the head that checks labels reads fewer stages: the answers hardly change, the cost does.
-_MANY = 3_000
+#: With more images labels are checked once instead of twice, by a head that reads fewer stages: the order of suspects
+#: hardly changes, the cost does.
+_MANY = 1_000
 _STAGES_OF_FEW, _STAGES_OF_MANY = 4, 2
 
 #: Where the head is checked with and without groups, on at most this many images.
@@ -221,7 +222,7 @@ def _suspects(seen: Seen, probe: _Probe, group_N: NDArray[np.int32] | None, seed
 
 def _answers(probe: _Probe, rows: NDArray[np.int64], y_N: NDArray[np.int32], group_N: NDArray[np.int32] | None,
              classes: int, seed: int, progress: Progress) -> labels.HeldOut | None:
-    repeats = 2 if len(rows) <= _GROUPED_ROWS else 1
+    repeats = 2 if len(rows) <= _MANY else 1
     blocks = {name: probe.features.read(rows, [name]) for name in probe.readouts}
     with progress.task("checking labels", labels.number_of_fits(repeats)) as task:
         return labels.held_out(blocks, probe.readouts, y_N, group_N, classes, seed, repeats, task.advance)
