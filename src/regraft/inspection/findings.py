@@ -109,8 +109,7 @@ def of_classes(seen: Seen) -> Iterator[DataFinding]:
 
 def of_quality(seen: Seen) -> Iterator[DataFinding]:
     """Single pictures that show little, and what the fit hides."""
-    measured, total = seen.measured, len(seen.measured)
-    size, fit = seen.rules.size, seen.rules.fit
+    measured, size, fit = seen.measured, seen.rules.size, seen.rules.fit
     checks: tuple[tuple[str, NDArray[np.bool_], str, str], ...] = (
         ("blank", quality.blank(measured), "of one colour and nothing else",
          "Remove them; exclude.csv lists them for train --exclude."),
@@ -124,14 +123,18 @@ def of_quality(seen: Seen) -> Iterator[DataFinding]:
          "Use larger originals where there are any: they are enlarged, and detail is missing."),
     )
     for name, which, words, advice in checks:
-        rows = np.flatnonzero(which).tolist()
-        if rows:
-            many = name in ("tiny", "dark") and len(rows) > total / 2  # then it is how these pictures are
-            yield _rows_finding(name, "note" if many else "look", seen, rows, f"{_files(len(rows))} {words}.", advice)
+        usual = quality.usual(which, seen.index.y_N)
+        rare = np.flatnonzero(which & ~usual).tolist()
+        if rare:
+            yield _rows_finding(name, "look", seen, rare, f"{_files(len(rare))} {words}.", advice)
+        if usual.any():
+            yield _rows_finding(name, "note", seen, np.flatnonzero(usual).tolist(),
+                                f"{_files(int(usual.sum()))} {words}; this is common in their classes.",
+                                "Look at a few: it may be how these classes look.")
     how = quality.what_is_shown(measured, seen.rules)
     if how is not None and how.mean_hidden > 0:
         much = how.mean_hidden >= _MUCH_HIDDEN
-        yield _finding("fit", "look" if much else "note", total,
+        yield _finding("fit", "look" if much else "note", len(measured),
                        f"With --fit {fit} the network never sees {how.mean_hidden:.0%} of an average picture, "
                        f"{how.most_hidden:.0%} of the most cut one.",
                        "Where the subject stands at the edge, try --fit pad or --fit squash and compare.", ())

@@ -13,7 +13,7 @@ from regraft.records.inspection import Duplicate
 
 
 def exclusions(seen: Seen, groups: Sequence[Duplicate]) -> Iterator[tuple[str, str]]:
-    """Path and reason of each file to leave out: unreadable, of one colour, or a copy.
+    """Path and reason of each file to leave out: unreadable, of one colour where its class is not, or a copy.
 
     Of copies in one class one stays: of those across splits the one that is not learned from. Copies inside one split
     count only where they are exact; copies with different labels stay, as nobody can tell which label is right.
@@ -21,7 +21,8 @@ def exclusions(seen: Seen, groups: Sequence[Duplicate]) -> Iterator[tuple[str, s
     listed = set()
     for bad in seen.unreadable:
         yield bad.path, bad.reason
-    for row in np.flatnonzero(quality.blank(seen.measured)).tolist():
+    blank = quality.blank(seen.measured)
+    for row in np.flatnonzero(blank & ~quality.usual(blank, seen.index.y_N)).tolist():
         listed.add(seen.index.paths[row])
         yield seen.index.paths[row], "shows one colour"
     split_of = dict(zip(seen.index.paths, seen.index.splits.tolist(), strict=True))

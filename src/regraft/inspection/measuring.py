@@ -29,10 +29,15 @@ SMALL = 48
 _SHARP = 128
 
 #: Most of a side that is searched for a frame, as a share of it.
-_FRAME = 0.12
+_FRAME = 0.3
 
 #: Rows whose grey values deviate less than this (of 255) are one colour, compression noise included.
-_FLAT = 6.0
+_FLAT = 4.0
+
+#: A frame ends in a straight line: in the next two rows at least this share of the pixels differs from it by more than
+#: so much. A plain ground, which goes on beside the subject, does not.
+_LINE = 0.6
+_STANDS_OUT = 20.0
 
 #: Most that the mean of a row of a frame differs from the outermost row.
 _SAME_GREY = 8.0
@@ -61,7 +66,7 @@ class Measured:
     sharpness:
         Variance of the Laplacian over that of the grey values, of the picture at 128 pixels.
     frame:
-        Width of a one-coloured frame at the left, top, right and bottom, shares of the side up to 0.12.
+        Width of a one-coloured frame at the left, top, right and bottom, shares of the side up to 0.3.
     frame_grey:
         Grey value of the frame; -1 without one.
     """
@@ -121,18 +126,20 @@ def _sharpness(grey: Image.Image) -> float:
 def _frame(values_HW: NDArray[np.uint8]) -> tuple[tuple[float, float, float, float], float]:
     """Widths of a one-coloured frame at the four sides, and its grey value."""
     sides = (values_HW.T, values_HW, values_HW.T[::-1], values_HW[::-1])
-    left, top, right, bottom = (_flat_rows(side) for side in sides)
+    left, top, right, bottom = (_framed_rows(side) for side in sides)
     framed = [float(side[0].mean()) for side, share in zip(sides, (left, top, right, bottom), strict=True) if share]
     return (left, top, right, bottom), float(np.mean(framed)) if framed else -1.0
 
 
-def _flat_rows(values_HW: NDArray[np.uint8]) -> float:
-    """Share of the height, up to ``_FRAME``, over which rows from the top on are of one and the same colour."""
+def _framed_rows(values_HW: NDArray[np.uint8]) -> float:
+    """Share of the height that a frame takes at the top: rows of one colour that end in a straight line."""
     most = max(1, round(_FRAME * len(values_HW)))
-    rows = values_HW[:most].astype(np.float32)
-    flat = (rows.std(1) < _FLAT) & (np.abs(rows.mean(1) - rows[0].mean()) < _SAME_GREY)
+    rows = values_HW[:most + 2].astype(np.float32)
+    grey = rows[0].mean()
+    flat = (rows[:most].std(1) < _FLAT) & (np.abs(rows[:most].mean(1) - grey) < _SAME_GREY)
     count = most if flat.all() else int(flat.argmin())
-    return count / len(values_HW)
+    beyond = np.abs(rows[count:count + 2] - grey) > _STANDS_OUT
+    return count / len(values_HW) if len(beyond) and beyond.mean(1).max() >= _LINE else 0.0
 
 
 class Measuring:

@@ -11,8 +11,8 @@ from regraft.inspection.measuring import Measured
 from regraft.records.inspection import Shown
 from regraft.records.preprocessing import Preprocessing
 
-#: Deviation of the grey values (of 255) below which a picture shows one colour.
-_BLANK = 3.0
+#: Deviation of the grey values (of 255) below which a picture shows one colour; calm water from above has 2 or 3.
+_BLANK = 0.75
 
 #: A picture is dark where 95 % of its pixels are below this grey value.
 _DARK = 40.0
@@ -26,6 +26,10 @@ _TINY = 4
 #: Blurred: both below this, and far below the median of the set, as set by this factor.
 _BLURRED = 0.004
 _BLURRED_OF_MEDIAN = 0.2
+
+#: What at least this many images and this share of a class show is how the class looks.
+_COMMON_IMAGES = 5
+_COMMON_SHARE = 0.1
 
 
 def blank(seen: Sequence[Measured]) -> NDArray[np.bool_]:
@@ -53,6 +57,14 @@ def odd_aspect(seen: Sequence[Measured]) -> NDArray[np.bool_]:
 def tiny(seen: Sequence[Measured], size: int) -> NDArray[np.bool_]:
     """Pictures that are enlarged more than four times for a network of ``size`` pixels, bool [N]."""
     return np.array([min(m.width, m.height) * _TINY < size for m in seen], bool)
+
+
+def usual(which_N: NDArray[np.bool_], y_N: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Of the marked pictures those in whose class they are common: so the class may look; bool [N]."""
+    marked_K, total_K = np.bincount(y_N[which_N], minlength=int(y_N.max(initial=0)) + 1), np.bincount(y_N)
+    common_K = (marked_K >= _COMMON_IMAGES) & (marked_K >= _COMMON_SHARE * total_K)
+    marked: NDArray[np.bool_] = which_N & common_K[y_N]
+    return marked
 
 
 def hidden(seen: Sequence[Measured], rules: Preprocessing) -> NDArray[np.float64]:
