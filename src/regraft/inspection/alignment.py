@@ -6,10 +6,14 @@ side cut off at the left, top, right and bottom: float32 [P, 4].
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Pictures = NDArray[np.float32]
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 #: Side that windows are compared at.
 _SIDE = 24
@@ -18,8 +22,8 @@ _SIDE = 24
 _MOST = 0.22
 
 #: Where the search for a window begins: evenly from all sides, and from two sides that meet in a corner.
-_STARTS = ((0.05, 0.05, 0.05, 0.05), (0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.0, 0.0), (0.0, 0.0, 0.1, 0.1),
-           (0.1, 0.0, 0.0, 0.1), (0.0, 0.1, 0.1, 0.0))
+_STARTS_M4 = np.array([(0.05, 0.05, 0.05, 0.05), (0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.0, 0.0), (0.0, 0.0, 0.1, 0.1),
+                       (0.1, 0.0, 0.0, 0.1), (0.0, 0.1, 0.1, 0.0)], np.float32)
 
 #: Steps of the search, coarse to fine.
 _STEPS = (0.05, 0.025, 0.0125)
@@ -32,7 +36,7 @@ def correlation(a_PSS: Pictures, b_PSS: Pictures) -> NDArray[np.float32]:
     return np.where(norm > 1e-3, (a * b).sum(1) / np.maximum(norm, 1e-3), 0).astype(np.float32)
 
 
-def mirrored(pictures_PSS: Pictures) -> Pictures:
+def mirrored(pictures_PSS: NDArray[_Number]) -> NDArray[_Number]:
     """Left and right exchanged."""
     return pictures_PSS[:, :, ::-1]
 
@@ -43,10 +47,9 @@ def part_of(whole_PSS: Pictures, part_PSS: Pictures) -> NDArray[np.float32]:
     Each margin moves in turn as long as the pictures become more alike, from several starts.
     """
     part = _windows(part_PSS, np.zeros((len(part_PSS), 4), np.float32))
-    first = np.stack([correlation(_windows(whole_PSS, np.tile(np.float32(start), (len(part), 1))), part)
-                      for start in _STARTS])
-    margins = np.float32(_STARTS)[first.argmax(0)]
-    best = first.max(0)
+    first = np.stack([correlation(_windows(whole_PSS, np.tile(start, (len(part), 1))), part) for start in _STARTS_M4])
+    margins = _STARTS_M4[first.argmax(0)]
+    best: NDArray[np.float32] = first.max(0)
     for step in _STEPS:
         for _ in range(2):
             for side in range(4):
@@ -73,5 +76,6 @@ def _weights(first_P: NDArray[np.float32], last_P: NDArray[np.float32], size: in
     width = (1 - first_P - last_P) * size / _SIDE
     centres = first_P[:, None] * size + (np.arange(_SIDE) + 0.5) * width[:, None]
     distance = np.abs(np.arange(size) + 0.5 - centres[:, :, None])
-    weights = np.maximum(0, 1 - distance / np.maximum(width, 1)[:, None, None]).astype(np.float32)
-    return weights / weights.sum(2, keepdims=True)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - distance / np.maximum(width, 1)[:, None, None]).astype(np.float32)
+    weights /= weights.sum(2, keepdims=True)
+    return weights

@@ -60,7 +60,7 @@ def same_content(contents: Sequence[bytes]) -> Pairs:
     first: dict[bytes, int] = {}
     pairs = [(first[content], row) for row, content in enumerate(contents)
              if first.setdefault(content, row) != row]
-    return Pairs(np.array(pairs, np.int64).reshape(-1, 2), ("exact",) * len(pairs))
+    return Pairs(np.array(pairs, np.int64).reshape(-1, 2), tuple(KINDS[0] for _ in pairs))
 
 
 def near(grey_NSS: NDArray[np.uint8], sides_N: NDArray[np.int64], X_ND: NDArray[np.float32] | None) -> Pairs:
@@ -160,8 +160,9 @@ def _fields(size: int, number: int) -> NDArray[np.float32]:
     """Weights [number, size] that average a line of pixels in equal parts."""
     edges = np.arange(number + 1) * size / number
     pixel = np.arange(size)
-    inside = np.clip(np.minimum(pixel + 1, edges[1:, None]) - np.maximum(pixel, edges[:-1, None]), 0, 1)
-    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    inside: NDArray[np.float64] = np.clip(np.minimum(pixel + 1, edges[1:, None]) - np.maximum(pixel, edges[:-1, None]), 0, 1)
+    inside /= inside.sum(1, keepdims=True)
+    return inside.astype(np.float32)
 
 
 def grouped(number: int, pairs: Sequence[Pairs]) -> list[tuple[Kind, tuple[int, ...]]]:

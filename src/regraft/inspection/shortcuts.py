@@ -80,7 +80,7 @@ def shortcuts(seen: Sequence[Measured], y_N: NDArray[np.int32], groups_N: NDArra
     number_K = np.cumsum(kept_K) - 1
     y, names = number_K[y_N[rows]].astype(np.int32), [name for name, kept in zip(classes, kept_K, strict=True) if kept]
     fold_N = folds(y, None if groups_N is None else groups_N[rows], _FOLDS, seed)
-    return tuple(_judge(cue, np.array([cue.columns(seen[row]) for row in rows], float), y, fold_N, names)
+    return tuple(_judge(cue, np.array([cue.columns(seen[row]) for row in rows.tolist()], np.float64), y, fold_N, names)
                  for cue in CUES)
 
 

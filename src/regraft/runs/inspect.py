@@ -150,7 +150,7 @@ class _Found:
         group_N = _group_numbers(len(y_N), [rows for _, rows in groups])
         hinted = names.name_groups(list(seen.index.paths), y_N)
         suspects: tuple[LabelSuspect, ...] = ()
-        left_out = () if probe is not None else (
+        left_out: tuple[str, ...] = () if probe is not None else (
             f"pictures unlike the others, doubtful labels, copies that look very different: {features}",)
         found = outliers.outliers(X_ND, y_N) if X_ND is not None else outliers.Outliers(
             np.empty(0, np.int64), np.empty(0, np.int64))
