@@ -160,7 +160,8 @@ def _fields(size: int, number: int) -> NDArray[np.float32]:
     """Weights [number, size] that average a line of pixels in equal parts."""
     edges = np.arange(number + 1) * size / number
     pixel = np.arange(size)
-    inside: NDArray[np.float64] = np.clip(np.minimum(pixel + 1, edges[1:, None]) - np.maximum(pixel, edges[:-1, None]), 0, 1)
+    covered = np.minimum(pixel + 1, edges[1:, None]) - np.maximum(pixel, edges[:-1, None])
+    inside: NDArray[np.float64] = np.clip(covered, 0, 1)
     inside /= inside.sum(1, keepdims=True)
     return inside.astype(np.float32)
 
