@@ -147,19 +147,19 @@ def of_duplicates(groups: Sequence[Duplicate]) -> Iterator[DataFinding]:
     rest = [g for g in groups if len(g.splits) < 2 and len(g.classes) < 2]
     if across_splits:
         yield _finding("duplicates_across_splits", "serious", len(across_splits),
-                       f"{len(across_splits):,} pictures lie in more than one of the given splits, "
-                       f"{_kinds(across_splits)}. The model is then tested on what it learned by heart, and figures "
+                       f"{_pictures(len(across_splits))} in more than one of the given splits "
+                       f"({_kinds(across_splits)}). The model is then tested on what it learned by heart, and figures "
                        "look better than they are.",
                        "Train with --exclude exclude.csv, which keeps the copy that is not learned from.",
                        _members(across_splits))
     if across_classes:
         yield _finding("duplicates_across_classes", "serious", len(across_classes),
-                       f"{len(across_classes):,} pictures lie in more than one class, {_kinds(across_classes)}.",
+                       f"{_pictures(len(across_classes))} in more than one class ({_kinds(across_classes)}).",
                        "Decide which class is right and remove the other copy, or add it to exclude.csv.",
                        _members(across_classes))
     if rest:
         yield _finding("duplicates", "look", len(rest),
-                       f"{len(rest):,} pictures stand more than once, {_kinds(rest)}.",
+                       f"{_pictures(len(rest))} that are there more than once ({_kinds(rest)}).",
                        "Train with --group groups.csv, which keeps copies on one side of every new split; --exclude "
                        "exclude.csv leaves exact copies out, all but one.", _members(rest))
 
@@ -174,7 +174,7 @@ def of_same_classes(groups: Sequence[Duplicate], counts: dict[str, int]) -> Iter
     for (first, second), number in shared.items():
         if number >= _SAME_CLASS * min(counts[first], counts[second]):
             yield _finding("same_classes", "serious", number,
-                           f"Classes {shown(first)!r} and {shown(second)!r} share {number:,} pictures.",
+                           f"Classes {shown(first)!r} and {shown(second)!r} share {_pictures(number)}.",
                            "They can't be told apart. Merge them, or find out which pictures belong where.", ())
 
 
@@ -246,6 +246,10 @@ def _rows_finding(name: str, severity: Severity, seen: Seen, rows: Sequence[int]
 
 def _files(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 def _classes(count: int) -> str:
