@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ import pytest
 from PIL import Image
 
 import regraft
+from regraft.data.header import read_header
 from regraft.data.index import open_data
 from regraft.errors import DataError, OutputError
+from regraft.inspection.measuring import measure
 from regraft.records.inspection import DataFinding, Duplicate, Inspection
+from regraft.records.preprocessing import Preprocessing
 
 from .conftest import sample_photo, write_crops, write_digits
 from .doors import json_of
@@ -80,7 +84,7 @@ def test_planted_copies_are_found_and_told(flowers: Path, tmp_path: Path) -> Non
     planted = plant(data, 3)
     moved = sorted(data.iterdir())
     shutil.copy(next(iter(sorted(moved[0].glob("image*")))), moved[1] / "wrong.jpg")
-    result = regraft.inspect(data, out=tmp_path / "out", quiet=True, preview=True)
+    result = regraft.inspect(data, out=tmp_path / "out", size=128, quiet=True, preview=True)
     found = pairs_of(result.duplicates)
     assert set(planted) <= found
     assert len(found) <= len(planted) + 2
@@ -110,7 +114,7 @@ def _lists_serve_a_training(data: Path, out: Path, planted: dict[tuple[str, str]
     assert index.groups is not None
     group = dict(zip(index.paths, index.groups.tolist(), strict=True))
     assert all(group[first] == group[second] for first, second in planted)
-    result = regraft.train(data, out=out / "model", exclude=out / "exclude.csv", quiet=True)
+    result = regraft.train(data, out=out / "model", exclude=out / "exclude.csv", size=128, quiet=True)
     with (Path(result.out) / "run" / "splits.csv").open() as file:
         learned = {row["path"] for row in csv.DictReader(file)}
     exact = [pair for pair, name in planted.items() if name == "exact"]
@@ -131,9 +135,9 @@ def test_new_splits_keep_copies_on_one_side(tmp_path: Path) -> None:
     data = write_crops(tmp_path / "data", 20)
     for file in sorted(data.rglob("*.jpg")):
         shutil.copy(file, file.with_name(f"copy-{file.name}"))
-    result = regraft.train(data, out=tmp_path / "out", test_share=0.5, quiet=True)
-    with (Path(result.out) / "run" / "splits.csv").open() as file:
-        split = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    result = regraft.train(data, out=tmp_path / "out", test_share=0.5, size=64, quiet=True)
+    with (Path(result.out) / "run" / "splits.csv").open() as listed:
+        split = {row["path"]: row["split"] for row in csv.DictReader(listed)}
     assert set(split.values()) == {"train", "test"}
     assert all(split[path] == split[path.replace("copy-", "")] for path in split)
 
@@ -150,14 +154,14 @@ def test_two_identical_classes_in_twelve_images(tmp_path: Path) -> None:
     assert (same.severity, same.count) == ("serious", 6)
     assert finding(result, "alike_names") is not None
     assert finding(result, "few_images") is not None
-    assert result.label_suspects == result.shortcuts == ()
+    assert (result.label_suspects, result.shortcuts) == ((), ())
     assert any(text.startswith("labels:") for text in result.left_out)
     assert "Nothing was changed" in repr(result)
 
 
 def test_grey_pictures_of_8_pixels_raise_no_alarm(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "data", "0123", 25)
-    result = regraft.inspect(data, out=tmp_path / "out", quiet=True)
+    result = regraft.inspect(data, out=tmp_path / "out", size=64, quiet=True)
     assert {f.id for f in result.findings if f.severity == "serious"} == set()
     assert result.modes == {"L": 100}
     tiny = finding(result, "tiny")
@@ -170,21 +174,21 @@ def test_what_gives_a_class_away_is_told(shared_data: Path, tmp_path: Path) -> N
     quality, size = tmp_path / "quality", tmp_path / "size"
     for source in sorted((shared_data / "eurosat").iterdir())[:4]:
         (quality / source.name).mkdir(parents=True)
-        for file in sorted(source.iterdir())[:40]:
+        for file in sorted(source.iterdir())[:30]:
             if source.name == "Forest":
                 Image.open(file).save(quality / source.name / file.name, quality=60)
             else:
                 shutil.copy(file, quality / source.name)
     for source in sorted((shared_data / "clothing" / "train").iterdir())[:4]:
         (size / source.name).mkdir(parents=True)
-        for file in sorted(source.iterdir())[:40]:
+        for file in sorted(source.iterdir())[:30]:
             if source.name == "dress":
                 image = Image.open(file)
                 image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(size / source.name / file.name)
             else:
                 shutil.copy(file, size / source.name)
     for data, cue, label in ((quality, "JPEG quality", "Forest"), (size, "image size", "dress")):
-        result = regraft.inspect(data, out=tmp_path / f"{data.name}-out", quiet=True)
+        result = regraft.inspect(data, out=tmp_path / f"{data.name}-out", size=32, quiet=True)
         alarms = {shortcut.cue: shortcut.classes for shortcut in result.shortcuts if shortcut.alarm}
         assert label in alarms[cue]
         told = finding(result, "shortcut")
@@ -198,7 +202,7 @@ def test_faults_of_single_files_are_told(tmp_path: Path) -> None:
     Image.new("RGB", (90, 90), (40, 90, 200)).save(data / "palace" / "blank.jpg")
     sample_photo("flower.jpg").resize((400, 60)).save(data / "flower" / "wide.jpg")
     sample_photo("flower.jpg").point(lambda value: value // 8).save(data / "flower" / "dark.jpg")
-    result = regraft.inspect(data, out=tmp_path / "out", quiet=True)
+    result = regraft.inspect(data, out=tmp_path / "out", size=64, quiet=True)
     for name, file in (("unreadable", "palace/text.jpg"), ("blank", "palace/blank.jpg"),
                        ("odd_aspect", "flower/wide.jpg"), ("dark", "flower/dark.jpg")):
         told = finding(result, name)
@@ -208,12 +212,41 @@ def test_faults_of_single_files_are_told(tmp_path: Path) -> None:
         assert {row["path"] for row in csv.DictReader(listed)} >= {"palace/text.jpg", "palace/blank.jpg"}
 
 
+def encoded(image: Image.Image) -> bytes:
+    """A JPEG file of the picture."""
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=80)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("place", "framed"), [((0, 0), (False, False, False, False)),
+                                               ((0, 40), (False, True, False, True)),
+                                               ((30, 40), (True, True, True, True))])
+def test_a_frame_is_seen_and_a_plain_ground_is_none(place: tuple[int, int], framed: tuple[bool, ...]) -> None:
+    photo = sample_photo("china.jpg")
+    canvas = Image.new("RGB", (photo.width + 2 * place[0], photo.height + 2 * place[1]), (0, 0, 0))
+    canvas.paste(photo, place)
+    assert tuple(share > 0 for share in measure(encoded(canvas), Preprocessing(224)).frame) == framed
+    ground = Image.new("RGB", (400, 400), (255, 255, 255))
+    ground.paste(photo.resize((80, 60)), (160, 170))
+    assert measure(encoded(ground), Preprocessing(224)).frame == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_the_quality_of_a_jpeg_is_read_from_its_tables(quality: int) -> None:
+    file = io.BytesIO()
+    sample_photo("china.jpg").save(file, "jpeg", quality=quality)
+    header = read_header(file.getvalue())
+    assert header.jpeg_quality == pytest.approx(quality, abs=1.5)
+    assert (header.format, header.width, header.height) == ("JPEG", 640, 427)
+
+
 def test_groups_in_names_come_with_what_to_type(tmp_path: Path) -> None:
     data = write_crops(tmp_path / "data", 24)
     for file in sorted(data.rglob("*.jpg")):
         patient = int(file.stem) // 4 + (0 if file.parent.name == "palace" else 3)
         file.rename(file.with_name(f"patient_{patient:02d}_{file.name}"))
-    result = regraft.inspect(data, out=tmp_path / "out", quiet=True)
+    result = regraft.inspect(data, out=tmp_path / "out", size=64, quiet=True)
     (hint,) = result.name_groups
     assert (hint.what, hint.groups, hint.images) == ("patient", 9, 48)
     assert hint.mixed is not None
@@ -228,7 +261,10 @@ def test_groups_in_names_come_with_what_to_type(tmp_path: Path) -> None:
 
 def test_without_torch_what_needs_no_features_is_told(crops: Path, tmp_path: Path) -> None:
     code = ("import sys\n"
-            "for name in ('torch', 'torchvision', 'timm'): sys.modules[name] = None\n"
+            "class Refuse:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm'): raise ImportError(name)\n"
+            "sys.meta_path.insert(0, Refuse())\n"
             "from regraft.cli import main\n"
             f"main(['inspect', {str(crops)!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet', '--json'])\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -239,7 +275,7 @@ def test_without_torch_what_needs_no_features_is_told(crops: Path, tmp_path: Pat
 
 
 def test_the_command_prints_one_document(crops: Path, tmp_path: Path) -> None:
-    document = json_of("inspect", crops, "--out", tmp_path / "out", "--quiet")
+    document = json_of("inspect", crops, "--out", tmp_path / "out", "--size", 64, "--quiet")
     assert document["images"] == 40
     assert document["files"][0] == "inspect.json"
 
@@ -307,4 +343,4 @@ def test_three_thousand_classes_of_two_images(tmp_path: Path) -> None:
     small = finding(result, "small_classes")
     assert small is not None
     assert (small.severity, small.count) == ("serious", 3000)
-    assert result.label_suspects == result.shortcuts == ()
+    assert (result.label_suspects, result.shortcuts) == ((), ())

@@ -67,7 +67,7 @@ def _windows(pictures_PSS: Pictures, margins_P4: NDArray[np.float32]) -> Picture
     size = pictures_PSS.shape[1]
     across = _weights(margins_P4[:, 0], margins_P4[:, 2], size)
     down = _weights(margins_P4[:, 1], margins_P4[:, 3], size)
-    windows: Pictures = down @ pictures_PSS @ across.transpose(0, 2, 1)
+    windows: Pictures = np.matmul(np.matmul(down, pictures_PSS), across.transpose(0, 2, 1))
     return windows
 
 
@@ -76,6 +76,6 @@ def _weights(first_P: NDArray[np.float32], last_P: NDArray[np.float32], size: in
     width = (1 - first_P - last_P) * size / _SIDE
     centres = first_P[:, None] * size + (np.arange(_SIDE) + 0.5) * width[:, None]
     distance = np.abs(np.arange(size) + 0.5 - centres[:, :, None])
-    weights: NDArray[np.float32] = np.maximum(0, 1 - distance / np.maximum(width, 1)[:, None, None]).astype(np.float32)
+    weights = np.maximum(0, 1 - distance / np.maximum(width, 1)[:, None, None])
     weights /= weights.sum(2, keepdims=True)
-    return weights
+    return weights.astype(np.float32)

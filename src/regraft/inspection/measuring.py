@@ -28,8 +28,9 @@ SMALL = 48
 #: Side of the square that sharpness is measured on: blur that it does not show, a network hardly sees either.
 _SHARP = 128
 
-#: Most of a side that is searched for a frame, as a share of it.
+#: Most of a side that is searched for a frame, as a share of it; in smaller pictures a stroke would look like one.
 _FRAME = 0.3
+_LEAST_FRAMED = 48
 
 #: Rows whose grey values deviate less than this (of 255) are one colour, compression noise included.
 _FLAT = 4.0
@@ -125,6 +126,8 @@ def _sharpness(grey: Image.Image) -> float:
 
 def _frame(values_HW: NDArray[np.uint8]) -> tuple[tuple[float, float, float, float], float]:
     """Widths of a one-coloured frame at the four sides, and its grey value."""
+    if min(values_HW.shape) < _LEAST_FRAMED:
+        return (0.0, 0.0, 0.0, 0.0), -1.0
     sides = (values_HW.T, values_HW, values_HW.T[::-1], values_HW[::-1])
     left, top, right, bottom = (_framed_rows(side) for side in sides)
     framed = [float(side[0].mean()) for side, share in zip(sides, (left, top, right, bottom), strict=True) if share]

@@ -35,7 +35,7 @@ _PICTURES, _ANSWERS = 4, 64
 _AGREES = 2e-3
 
 
-def load_network(settings: TrainSettings | FeaturesSettings, random: int | None = None) -> Network:
+def load_network(settings: TrainSettings | FeaturesSettings | InspectSettings, random: int | None = None) -> Network:
     """The network that settings name or hold, in its starting weights; see :func:`load_backbone`.
 
     With ``random``, a seed, a named network has random weights. A module keeps those it was given with: it is the
