@@ -14,21 +14,24 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "inspection", "review", "strategy", "report", "manifest", "model", "exports", "runs",
-         "demonstration", "api", "cli", "__main__")
+         "decisions", "training", "evaluation", "inspection", "review", "strategy", "report", "manifest", "model",
+         "exports", "attribution", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
     "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
-    "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
+    "regraft.decisions.answering", "regraft.decisions.fitting", "regraft.runs.answers", "regraft.records.views",
+    "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.inspect", "regraft.runs.fetch", "regraft.runs.evaluate",
     "regraft.exports", "regraft.runs.export",
     "regraft.demonstration",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
-    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
+    "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
+    "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
+    "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
 )
 
 
@@ -84,7 +87,7 @@ def test_rooms_import_without_torch() -> None:
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime',\n"
-            "                                      'matplotlib'):\n"
+            "                                      'matplotlib', 'jinja2'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

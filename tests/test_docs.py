@@ -52,6 +52,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.page import ReportResult
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
@@ -82,7 +83,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "predict": Predictions, "features": FeatureExport,
     "inspect": Inspection, "Class count": ClassCount, "Shown": Shown, "Duplicate": Duplicate,
     "Label suspect": LabelSuspect, "Shortcut": Shortcut, "Name groups": NameGroups, "Data finding": DataFinding,
-    "export": ExportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
+from regraft.records.base import harmless
 from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
@@ -201,12 +202,15 @@ def _is_few(paths: str | Sequence[str | Path]) -> bool:
 
 
 def predictions_csv(answers: Predictions) -> str:
-    """Path, label, probability, unknown and error of each prediction, with a header."""
+    """Path, label, probability, unknown and error of each prediction, with a header.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label", "probability", "unknown", "error"])
     for p in answers:
-        writer.writerow([p.path, p.label, p.probability, p.unknown, p.error])
+        writer.writerow([harmless(p.path), harmless(p.label), p.probability, p.unknown, harmless(p.error)])
     return text.getvalue()
 
 

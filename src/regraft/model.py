@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from regraft import manifest
 from regraft.data.listing import Seen, pictures
 from regraft.data.view import view0
+from regraft.decisions.answering import predictions
+from regraft.decisions.novelty import Known
 from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.progress import Progress, Silent
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from regraft.networks.weights import State
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
+UNKNOWN = "unknown.safetensors"
 
-#: What a model folder holds, and what it must hold: a head on features alone has no network.
-FILES = (RECORD, BACKBONE, HEAD, IMAGES)
+#: What a model folder may hold, and what it must hold: a head on features alone has no network, and not every model
+#: knows what is unknown.
+FILES = (RECORD, BACKBONE, HEAD, IMAGES, UNKNOWN)
 HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
@@ -59,14 +63,17 @@ class SeenImages:
 class Model:
     """A trained classifier; made by :func:`load`.
 
-    ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
+    ``record`` says what it is, ``head`` is what was learned (calibrated: its logits are divided by the record's
+    temperature), ``seen`` which images it knows already, ``known`` what they are like.
     """
 
-    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages, module: object = None) -> None:
+    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages, module: object = None,
+                 known: Known | None = None) -> None:
         self.folder = folder
         self._record = record
         self.head = head
         self.seen = seen
+        self.known = known
         self._module = module
         self._engines: dict[tuple[str, bool], Engine] = {}
 
@@ -127,8 +134,9 @@ class Model:
 
         def answer() -> None:
             features_ND = engine.run(np.stack([pixels for *_, pixels in waiting]))
-            for (at, name, _), row in zip(waiting, self.head.probabilities(features_ND), strict=True):
-                answers[at] = self._prediction(name, row)
+            for (at, *_), prediction in zip(waiting, self.answer([name for _, name, _ in waiting], features_ND),
+                                            strict=True):
+                answers[at] = prediction
             waiting.clear()
 
         with (progress or Silent()).task("predicting", len(sources)) as task:
@@ -144,23 +152,36 @@ class Model:
                 answer()
         return Predictions(tuple(a for a in answers if a is not None))
 
-    def _prediction(self, name: str, row_K: NDArray[np.float64]) -> Prediction:
-        best = int(row_K.argmax())
-        probabilities = {label: float(p) for label, p in zip(self.classes, row_K, strict=True)}
-        return Prediction(name, self.classes[best], float(row_K[best]), probabilities)
+    def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
+        """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
+        about = self._about
+        return predictions(names, features_ND, self.head.logits(features_ND), about.classes, about.unknown, self.known,
+                           about.decision)
+
+    @property
+    def _about(self) -> ModelRecord | HeadRecord:
+        """What the model says about itself, with or without a network."""
+        return self._record
 
 
 class HeadModel(Model):
     """A head without a network, from a file of features; made by :func:`load`.
 
-    ``head.probabilities(features_ND)`` answers features; everything that needs the network raises ModelError.
+    ``answer`` and ``head.probabilities(features_ND)`` answer features; everything that needs the network raises
+    ModelError.
     """
 
-    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages, known: Known | None = None,
+                 ) -> None:
         self.folder = folder
         self.about = about
         self.head = head
         self.seen = seen
+        self.known = known
+
+    @property
+    def _about(self) -> ModelRecord | HeadRecord:
+        return self.about
 
     @property
     def record(self) -> ModelRecord:
@@ -230,21 +251,32 @@ def load(path: str | Path, module: object = None) -> Model:
     try:
         head, images = load_file(folder / HEAD), load_file(folder / IMAGES)
         seen = SeenImages(_digests(images["training"]), _digests(images["validation"]))
+        known = Known.of(load_file(folder / UNKNOWN)) if UNKNOWN in listed else None
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
-            model = Model(folder, record, restore_head(record.head, head), seen, module)
+            model = Model(folder, record, restore_head(record.head, head).tempered(record.temperature), seen, module,
+                          known)
         else:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
-            model = HeadModel(folder, about, restore_head(about.head, head), seen)
+            model = HeadModel(folder, about, restore_head(about.head, head).tempered(about.temperature), seen, known)
     except (DataError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
     if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
                          f"{[width, len(model.classes)]}")
+    _require_known(model, width)
     _require_module(model, module)
     return model
+
+
+def _require_known(model: Model, width: int) -> None:
+    """Raise ModelError where what is known of the images is missing or of another width than the head's."""
+    unknown, known = model._about.unknown, model.known
+    needs = unknown is not None and unknown.kind == "relative_mahalanobis"
+    if needs and (known is None or len(known.projection) != width):
+        raise ModelError(f"{model.folder / UNKNOWN} does not fit the model's head")
 
 
 def _require_module(model: Model, module: object) -> None:
@@ -277,10 +309,12 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages) -> None:
+def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages,
+         known: Known | None = None) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
-    Without a backbone it is a head that answers features, described by a HeadRecord.
+    Without a backbone it is a head that answers features, described by a HeadRecord. The head is the one that was
+    fitted: the record's temperature is applied where the model is loaded.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
@@ -291,6 +325,7 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
         **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
         HEAD: lambda: tensors(head_tensors(head)),
         IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+        **({} if known is None else {UNKNOWN: lambda: tensors(known.tensors())}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"
     try:

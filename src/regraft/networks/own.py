@@ -23,7 +23,7 @@ from regraft.networks.weights import State, load_strict, read_weights, weights_d
 from regraft.records.images import Finding
 from regraft.records.model import OwnNetwork
 from regraft.records.networks import InputSpec, Readout
-from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings
+from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, InspectSettings, TrainSettings
 
 #: How a module sees unless told otherwise.
 _INPUT = InputSpec(224, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

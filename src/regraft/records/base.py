@@ -90,6 +90,11 @@ def shown(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def harmless(text: str | None) -> str | None:
+    """A text for a table's cell that no spreadsheet takes for a formula: an apostrophe in front makes it a text."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r" else text
+
+
 def columns(rows: Sequence[Sequence[str]], indent: int = 4) -> Iterator[str]:
     """Lines of a table whose columns are as wide as they need to be; columns of numbers stand to the right."""
     if not rows:

@@ -18,10 +18,14 @@ from regraft.records.training import Epoch, PhaseForecast
 
 @dataclass(frozen=True)
 class Attribution:
-    """Which part of a picture spoke for an answer: the data row of ``run/splits.csv``, and a ``data:`` address."""
+    """Which part of a picture spoke for an answer.
+
+    ``row`` is the data row of ``run/splits.csv``, ``truth`` its own class, ``address`` a ``data:`` address.
+    """
 
     row: int
-    label: str
+    answer: str
+    truth: str
     address: str
 
 
@@ -77,6 +81,8 @@ class RunPage:
         Images on a plane.
     environment:
         Versions that decide figures.
+    roots:
+        Number of the data folder that each answered image lies in, by data row, as ``splits.csv`` has it.
     private:
         Whether pictures and file names are left out.
     """
@@ -100,6 +106,7 @@ class RunPage:
     reviews: Mapping[str, Review]
     feature_map: FeatureMap | None
     environment: Mapping[str, str]
+    roots: Mapping[int, str]
     pictures: Pictures = Pictures()
     private: bool = False
 

@@ -51,8 +51,7 @@ class Confused(Record):
 
 @dataclass(frozen=True)
 class Bin(Record):
-    """Answers whose probability lies between ``low`` and ``high``: how sure they were on average, how many were right.
-    """
+    """Answers with a probability between ``low`` and ``high``: how sure they were on average, how many were right."""
 
     low: float
     high: float
@@ -79,8 +78,6 @@ class Review(Record):
     ----------
     split, method, n:
         Which images, how the answers came about, how many.
-    recalls:
-        Share of right answers among the images of each class; None where there are none.
     pairs:
         Classes that were confused, the most frequent first.
     mistakes:
@@ -100,7 +97,6 @@ class Review(Record):
     method: str
     n: int
     wrong: int
-    recalls: tuple[Interval | None, ...]
     pairs: tuple[Confused, ...]
     mistakes: tuple[Answered, ...]
     sure: tuple[Answered, ...]

@@ -205,7 +205,7 @@ def precision_recall(curves: Sequence[PrecisionRecall]) -> Chart:
 
 
 def plane(found: FeatureMap, classes: Sequence[str]) -> Chart:
-    """Images as dots; the commonest classes have a colour and, in the middle of their dots, a name."""
+    """Images as dots; the commonest classes have a colour each."""
     scale = Scale((-1.05, 1.05), (-1.05, 1.05))
     by_class = {label: [(x, y) for x, y, own in zip(found.x, found.y, found.labels, strict=True) if own == label]
                 for label in classes}
@@ -214,8 +214,9 @@ def plane(found: FeatureMap, classes: Sequence[str]) -> Chart:
     traces = [Trace("other classes", "muted", scale.dots(others), "small")] if others else []
     traces += [Trace(label, f"s{at + 1}", scale.dots(by_class[label]), "small") for at, label in enumerate(named)]
     return Chart(
-        "The images as the network sees them", f"{len(found.rows):,} images of {len(by_class):,} classes on a plane", "",
-        "", (), (), tuple(traces), left=4, right=WIDTH - 4, bottom=HEIGHT - 4, top=4)
+        "The images as the network sees them",
+        f"{len(found.rows):,} images of {len(by_class):,} classes on a plane", "", "", (), (), tuple(traces), left=4,
+        right=WIDTH - 4, bottom=HEIGHT - 4, top=4)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from regraft.progress import duration
 from regraft.records.base import shown
 from regraft.records.images import SPLITS
 from regraft.records.page import RunPage
-from regraft.records.results import ClassFigures, Evaluation, Interval
+from regraft.records.results import Evaluation, Interval
 from regraft.records.review import Answered
 from regraft.report import charts
 from regraft.report.matrix import AS_TABLE, CELL, MARGIN, matrix
@@ -25,12 +26,32 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-#: Columns of the table of figures besides accuracy.
-_OVERALL: dict[str, Callable[[Evaluation], str]] = {
-    "balanced accuracy": lambda f: f"{f.balanced_accuracy:.1%}",
-    "macro F1": lambda f: f"{f.macro_f1:.1%}",
-    "log-loss": lambda f: f"{f.log_loss:.3f}",
-}
+@dataclass(frozen=True)
+class _Figure:
+    """One row of the table of figures: what it is called, what it means, and how its value is written."""
+
+    name: str
+    means: str
+    field: str
+    percent: bool = True
+
+
+_FIGURES = (
+    _Figure("right answers", "accuracy: the share of images with the right name", "accuracy"),
+    _Figure("right, every class counting alike", "balanced accuracy: the mean over classes of the share that is found",
+            "balanced_accuracy"),
+    _Figure("right among the first five", "top-5: the right name is among the five most probable", "top5"),
+    _Figure("macro F1", "how much of a class is found and how many answers of it are right, in one, averaged",
+            "macro_f1"),
+    _Figure("ROC AUC", "how well each class is ranked above the others: 0.5 is chance, 1 perfect", "roc_auc", False),
+    _Figure("average precision", "precision averaged over all thresholds and classes: 1 is perfect",
+            "average_precision", False),
+    _Figure("log-loss", "how surprised the model was by the truth: 0 is perfect", "log_loss", False),
+    _Figure("Brier score", "squared distance of the probabilities from the truth, 0 to 2: 0 is perfect", "brier",
+            False),
+    _Figure("calibration error", "how far a probability is, on average, from the share that is right",
+            "calibration_error"),
+)
 
 
 def run_page(run: RunPage) -> str:
@@ -73,15 +94,17 @@ def _environment() -> Environment:
     env = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                       lstrip_blocks=True)
     env.filters.update(
-        name=_text, short=lambda text: _shortened(str(text)), lines=lambda text: "\n".join(map(_text, str(text).split("\n"))),
+        name=_text, short=_shortened, lines=lambda text: "\n".join(map(_text, str(text).split("\n"))),
         word=lambda text: shlex.quote(_text(text)), count=lambda n: f"{n:,}", percent=_percent,
-        percent0=lambda share: f"{share:.0%}".replace("%", " %"), digits=lambda share: f"{100 * share:.1f}",
+        percent0=_rounded, digits=lambda share: f"{100 * share:.1f}",
         duration=duration)
     return env
 
 
 class _Markup(str):
     """Text of our own that is HTML already."""
+
+    __slots__ = ()
 
     def __html__(self) -> str:
         return str(self)
@@ -94,6 +117,10 @@ def _text(text: object) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _rounded(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _shortened(text: str, most: int = 18) -> str:
@@ -113,9 +140,8 @@ def _context(run: RunPage) -> dict[str, Any]:
     totals = {split: sum(counts.get(split, 0) for counts in run.counts.values()) for split in (*SPLITS, "")}
     plane = None if run.feature_map is None else charts.plane(run.feature_map, classes)
     return {
-        "figures": figures, "columns": list(_OVERALL), "overall": list(_OVERALL.values()),
+        "figures": figures, "figure_rows": list(_figure_rows(figures)),
         "main_strip": None if main is None else charts.strip(main.accuracy, main.majority.accuracy),
-        "class_rows": [] if main is None else list(_class_rows(main, review.recalls if review else ())),
         "matrix": None if main is None else matrix(classes, main.confusion), "as_table": AS_TABLE,
         "cell_side": CELL, "cell_margin": MARGIN, "main_review": review,
         "mistakes": mistakes, "wrong": sum(of.wrong for of in run.reviews.values()), "doubtful": doubtful,
@@ -124,7 +150,7 @@ def _context(run: RunPage) -> dict[str, Any]:
         "wrong_answers": _named(classes, {image.answer for image in mistakes}),
         "reliability": None if review is None else charts.reliability(review.bins),
         "recall": None if review is None else charts.precision_recall(review.curves),
-        "plane": plane, "charts": charts.curves([run]),
+        "plane": plane, "ruled": _ruled(run), "charts": charts.curves([run]),
         "total": sum(totals.values()),
         "split_words": ", ".join(f"{n:,} {split or 'undivided'}" for split, n in totals.items() if n),
         "splits": [split for split, n in totals.items() if n],
@@ -135,9 +161,21 @@ def _context(run: RunPage) -> dict[str, Any]:
     }
 
 
-def _class_rows(main: Evaluation, recalls: Sequence[Interval | None]) -> Iterator[tuple[ClassFigures, Interval | None]]:
-    for at, figures in enumerate(main.classes):
-        yield figures, recalls[at] if recalls else None
+def _figure_rows(figures: Sequence[Evaluation]) -> Iterator[tuple[_Figure, list[tuple[str, str]]]]:
+    """Each figure that was measured: its value and its interval on every split."""
+    for row in _FIGURES:
+        cells = [_cell(row, getattr(of, row.field), of.intervals.get(row.field)) for of in figures]
+        if any(value for value, _ in cells):
+            yield row, cells
+
+
+def _cell(row: _Figure, value: Interval | float | None, spread: tuple[float, float] | None) -> tuple[str, str]:
+    if value is None:
+        return "", ""
+    if isinstance(value, Interval):
+        value, spread = value.value, (value.low, value.high)
+    text = _percent if row.percent else "{:.3f}".format
+    return text(value), "" if spread is None else f"{text(spread[0])} to {text(spread[1])}"
 
 
 def _named(classes: Sequence[str], wanted: set[str]) -> list[tuple[int, str]]:
@@ -148,10 +186,9 @@ def _remarks(run: RunPage, main: Evaluation | None, doubtful: Sequence[Answered]
     """What a hurried reader should know, in sentences."""
     review = None if main is None else run.reviews.get(main.split)
     if main is not None and len(main.classes) > 2:
-        told = sorted((c for c in main.classes if c.recall is not None), key=lambda c: c.recall or 0.0)[:1]
-        for worst in told:
-            yield (f"The hardest class is {_text(worst.label)}: {worst.recall:.0%} of its {worst.n:,} images are "
-                   "found.")
+        for worst in sorted((c for c in main.classes if c.recall is not None), key=lambda c: c.recall or 0.0)[:1]:
+            yield (f"The hardest class is {_text(worst.label)}: {_rounded(worst.recall or 0.0)} of its {worst.n:,} "
+                   "images are found.")
     if review is not None and review.pairs:
         pair = review.pairs[0]
         yield (f"The commonest mistake is to take {_text(pair.truth)} for {_text(pair.answer)} "
@@ -164,6 +201,11 @@ def _remarks(run: RunPage, main: Evaluation | None, doubtful: Sequence[Answered]
         yield f"{len(run.quarantined):,} files could not be read and are left out."
 
 
+def _ruled(run: RunPage) -> bool:
+    """Whether the model knows of unknown images or decides by a rule of its own."""
+    return run.record is not None and (run.record.unknown is not None or run.record.decision is not None)
+
+
 def _contents(run: RunPage, measured: bool, doubtful: bool, mapped: bool) -> Iterator[tuple[str, str]]:
     """Anchor and title of each section that the page has."""
     reviewed = bool(run.reviews)
@@ -172,7 +214,8 @@ def _contents(run: RunPage, measured: bool, doubtful: bool, mapped: bool) -> Ite
             (measured, "confusion", "What is taken for what"), (reviewed, "mistakes", "The mistakes"),
             (doubtful, "labels", "Labels worth a look"), (reviewed, "examples", "Sure and unsure"),
             (bool(run.pictures.attributions or run.pictures.attribution_note), "looks", "Where it looks"),
-            (reviewed, "calibration", "Does it know what it knows?"), (mapped, "map", "A map of the images"),
+            (reviewed, "calibration", "Does it know what it knows?"),
+            (_ruled(run), "unknown", "Unknown images and decisions"), (mapped, "map", "A map of the images"),
             (True, "training", "How it learned"), (True, "data", "The data"), (True, "again", "To repeat it")):
         if there:
             yield anchor, title

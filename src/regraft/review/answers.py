@@ -13,8 +13,8 @@ from regraft.records.review import Answered, Bin, Confused, PrecisionRecall, Rev
 #: A page shows no more: what was confused, wrong answers, examples, doubtful labels, curves.
 _PAIRS, _MISTAKES, _EXAMPLES, _DOUBTFUL, _CURVES = 20, 400, 12, 24, 6
 
-#: An own label with less probability than this is doubtful.
-_HARDLY = 0.1
+#: A label is doubtful where the model gives it less than the first, and another class at least the second.
+_HARDLY, _RATHER = 0.1, 0.5
 
 _BINS = 10
 
@@ -40,11 +40,9 @@ def review(answers: Answers, *, learned: bool = False) -> Review:
 
     mistakes = wrong[np.argsort(own_N[wrong], kind="stable")]
     matrix_KK = metrics.confusion(y_N, best_N, len(answers.classes))
-    doubtful = mistakes[own_N[mistakes] < _HARDLY]
+    doubtful = mistakes[(own_N[mistakes] < _HARDLY) & (top_N[mistakes] >= _RATHER)]
     return Review(
         split=answers.split, method=answers.method, n=len(y_N), wrong=len(wrong),
-        recalls=tuple(Interval(*metrics.wilson(int(right), int(of))) if of else None
-                      for right, of in zip(matrix_KK.diagonal(), matrix_KK.sum(1), strict=True)),
         pairs=_pairs(matrix_KK, answers.classes),
         mistakes=listed(mistakes[:_MISTAKES]),
         sure=listed(_in_turn(right[np.argsort(-top_N[right], kind="stable")], y_N)[:_EXAMPLES]),
@@ -86,16 +84,16 @@ def _bins(top_N: NDArray[np.float32], right_N: NDArray[np.bool_]) -> tuple[Bin, 
 
 def _curves(answers: Answers) -> tuple[PrecisionRecall, ...]:
     """Of the classes with the smallest areas; of two classes, of the second, as the first's tells the same."""
-    classes = range(1, 2) if len(answers.classes) == 2 else range(len(answers.classes))
-    found = [_curve(answers.classes[k], answers.P_NK[:, k], answers.y_N == k) for k in classes
-             if (answers.y_N == k).any()]
-    return tuple(sorted(found, key=lambda curve: curve.average_precision)[:_CURVES])
+    area_K = metrics.one_vs_rest(metrics.average_precision, answers.P_NK.astype(np.float64), answers.y_N)
+    if len(area_K) == 2:
+        area_K[0] = np.nan
+    worst = [k for k in np.argsort(area_K, kind="stable")[:_CURVES].tolist() if not np.isnan(area_K[k])]
+    return tuple(_curve(answers.classes[k], answers.P_NK[:, k], answers.y_N == k, float(area_K[k])) for k in worst)
 
 
-def _curve(label: str, score_N: NDArray[np.float32], own_N: NDArray[np.bool_]) -> PrecisionRecall:
-    from sklearn.metrics import average_precision_score, precision_recall_curve
+def _curve(label: str, score_N: NDArray[np.float32], own_N: NDArray[np.bool_], area: float) -> PrecisionRecall:
+    from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(own_N, score_N)
     keep = np.unique(np.linspace(0, len(recall) - 1, min(_POINTS, len(recall))).astype(int))
-    return PrecisionRecall(label, float(average_precision_score(own_N, score_N)),
-                           tuple(precision[keep].tolist()), tuple(recall[keep].tolist()))
+    return PrecisionRecall(label, area, tuple(precision[keep].tolist()), tuple(recall[keep].tolist()))

@@ -10,12 +10,16 @@ from regraft.records.review import FeatureMap
 #: More images than this make a map no clearer.
 MOST = 2_000
 
+#: Numbers that may be held for it.
+_NUMBERS = 8_000_000
 
-def map_rows(count: int, seed: int) -> NDArray[np.int64]:
-    """Which of so many images a map shows, int64, ascending."""
-    if count <= MOST:
+
+def map_rows(count: int, width: int, seed: int) -> NDArray[np.int64]:
+    """Which of so many images with so many numbers each a map shows, int64, ascending."""
+    most = min(MOST, max(2, _NUMBERS // width))
+    if count <= most:
         return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, MOST, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tuple[str, ...], seed: int,

@@ -19,7 +19,7 @@ import filelock
 from regraft.errors import OutputError
 from regraft.manifest import NAME as MANIFEST
 from regraft.model import RUN
-from regraft.records.base import Record, plain, shown
+from regraft.records.base import Record, harmless, plain, shown
 from regraft.records.images import Quarantined
 
 _STARTED = "settings.json"
@@ -55,11 +55,11 @@ class RunFolder:
         write_whole(self.path / name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
     def write_quarantine(self, quarantined: Sequence[Quarantined]) -> None:
-        """List the unreadable files with their reasons."""
+        """List the unreadable files with their reasons; no cell is a formula to a spreadsheet."""
         with (self.path / "quarantine.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason"])
-            writer.writerows([q.path, q.reason] for q in quarantined)
+            writer.writerows([harmless(q.path), harmless(q.reason)] for q in quarantined)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -36,7 +36,7 @@ from regraft.strategy.writing import to_toml
 MAP = "map.json"
 
 #: Settings that name a file or folder: of those the last part alone is shown.
-_PATHS = ("data", "out", "test", "splits", "weights", "plan", "store")
+_PATHS = ("data", "out", "test", "splits", "weights", "plan", "store", "costs")
 
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+(?=[^\s/\\'\",;:()])")
 
@@ -75,7 +75,8 @@ def gather(out: Path, private: bool = False) -> RunPage:
         forecasts=tuple(PhaseForecast.from_dict(line) for line in read_lines(run_folder / "phases.jsonl")),
         answers=answers, reviews={split: review(of) for split, of in answers.items()},
         feature_map=_record(FeatureMap, run_folder / MAP) if finished else None,
-        environment=(document or {}).get("environment", {}), private=private)
+        environment=(document or {}).get("environment", {}),
+        roots=_roots(run_folder / "splits.csv", answers), private=private)
 
 
 def without_places(text: str) -> str:
@@ -168,6 +169,12 @@ def _counts(path: Path) -> dict[str, dict[str, int]]:
         (label, row["split"]) for row in _rows(path) for label in row["label"].split(";"))
     return {label: {split: found[label, split] for split in (*SPLITS, "") if found[label, split]}
             for label in sorted({label for label, _ in found})}
+
+
+def _roots(path: Path, answers: Mapping[str, Answers]) -> dict[int, str]:
+    """The root number of every answered image, by its data row."""
+    wanted = {row for of in answers.values() for row in of.rows_N.tolist()}
+    return {number: row.get("root") or "0" for number, row in enumerate(_rows(path)) if number in wanted}
 
 
 def _quarantined(path: Path) -> tuple[Quarantined, ...]:

@@ -21,12 +21,14 @@ from regraft.data import lists, splits
 from regraft.data.copies import numbered, same_files
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import Engine
-from regraft.errors import MissingExtraError, StoppedError, UsageError
+from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
 from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
+from regraft.heads.dense import Head
 from regraft.heads.linear import Blocks, LinearHead, fit_head
 from regraft.progress import Deadline, Progress
+from regraft.records.decisions import DecisionRule, Wanted
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord, OwnNetwork
@@ -34,8 +36,13 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.review.feature_map import feature_map, map_rows
 from regraft.runs.answers import answers_of, write_answers
 from regraft.runs.folder import RunFolder, claim, fresh_folder
+from regraft.runs.gather import MAP
+from regraft.runs.report import write_page
+from regraft.runs.settling import Held, Settled, settle_held, with_unknown
+from regraft.runs.wanted import wanted
 from regraft.settings import FeaturesSettings, InspectSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
@@ -43,11 +50,14 @@ CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
 REPEATS = 2
 
+#: The readout that the map of a run shows: what the network's own head reads.
+MAPPED = "last"
+
 _OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "workers", "time_limit", "quiet", "hooks",
-                "plan")
+                "plan", "report")
 
 _Prepared = TypeVar("_Prepared")
 
@@ -79,6 +89,16 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
             yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
+        if settings.report != "none":
+            _write_page(folder, settings, progress)
+
+
+def _write_page(folder: RunFolder, settings: TrainSettings, progress: Progress) -> None:
+    """Write the page; a model without one is a model, so what is missing for it is said and no more."""
+    try:
+        write_page(folder.out, progress, private=settings.report == "no-images")
+    except (RegraftError, OSError) as error:
+        progress.say(f"no page is written: {error}")
 
 
 def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,15 +124,17 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         with store.space(feature_key(rules, network.digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
-            fitted = fit(index, features, network.readouts, plan, progress, deadline)
+            fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
+            keep_map(folder, index, features, MAPPED, settings.seed)
         trim(store, size_in_bytes(settings.store_limit), progress)
+    settled = fitted.settled
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
         training_counts=tuple(int(c) for c in fitted.training_counts),
-        own=own_record(settings, network.module, network.readouts, rules))
-    model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
-    keep_answers(folder, index, features, fitted.held, fitted.P_test)
+        own=own_record(settings, network.module, network.readouts, rules), **settled.recorded)
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known)
+    keep_answers(folder, index, features, settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
@@ -170,6 +192,7 @@ def open_images(settings: TrainSettings) -> ImageIndex:
 def divide(index: ImageIndex, settings: TrainSettings, by_split: bool = False) -> ImageIndex:
     """The images limited, grouped and in their final splits; ``by_split`` asks for a validation split in any case."""
     data_index.require_classes(index)
+    wanted(settings, index.classes)  # before anything is written: what can't be wanted leaves no trace
     if settings.limit is not None:
         index = splits.limited(index, settings.limit, settings.seed)
     if settings.group is not None:
@@ -235,29 +258,11 @@ def preprocessing(settings: TrainSettings | FeaturesSettings | InspectSettings, 
 
 
 @dataclass(frozen=True)
-class Held:
-    """Answers for images that their head did not learn from.
-
-    ``rows_M`` are positions among the readable images, one for each of the M answers; each image has ``repeats``.
-    """
-
-    rows_M: NDArray[np.int64]
-    P_MK: NDArray[np.float64]
-    method: str
-    repeats: int = 1
-    note: str = ""
-
-    def means(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Each image once, with the mean of its answers: positions [N] in order, probabilities [N, K]."""
-        rows_N, places_M, counts_N = np.unique(self.rows_M, return_inverse=True, return_counts=True)
-        P_NK = np.zeros((len(rows_N), self.P_MK.shape[1]))
-        np.add.at(P_NK, places_M, self.P_MK)
-        return rows_N, P_NK / counts_N[:, None]
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """A head and its figures; ``seen`` are the images it was fitted and chosen on."""
+    """A head and its figures; ``seen`` are the images it was fitted and chosen on.
+
+    ``head`` is as it was fitted; figures and ``P_test`` are of the calibrated one.
+    """
 
     head: LinearHead
     choice: Choice
@@ -266,43 +271,54 @@ class Fitted:
     seen: model.SeenImages
     training_counts: NDArray[np.int64]
     findings: tuple[Finding, ...]
-    held: Held | None
+    settled: Settled
     P_test: NDArray[np.float64] | None
 
 
 def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Run, progress: Progress,
-        deadline: Deadline, only: tuple[str, ...] = (), look_at_test: bool = True) -> Fitted:
-    """Choose and fit the head, measure it; positions count the readable images.
+        deadline: Deadline, wish: Wanted, only: tuple[str, ...] = (), final: bool = True) -> Fitted:
+    """Choose and fit the head, settle what is ``wish``ed for, measure it; positions count the readable images.
 
-    With ``only``, the head reads these readouts, and its strength alone is chosen.
+    With ``only``, the head reads these readouts, and its strength alone is chosen. Without ``final``, the test is not
+    looked at, nor what is unknown measured.
     """
     readable = index.take(features.rows)
     data_index.require_classes(readable)
     gone = tuple(splits.check_classes(readable))
     test = readable.rows("test")
     names = [readout.name for readout in readouts]
+    held_out: NDArray[np.int64] | int
     if plan.folds is not None:
-        learn = np.flatnonzero(readable.splits != splits.TEST)
+        learn, held_out = np.flatnonzero(readable.splits != splits.TEST), plan.folds
         head, choice, held = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
         seen = seen_images(features, learn, learn[:0])
     else:
-        learn, chosen_on = readable.rows("train"), readable.rows("validation")
-        head, choice, held = _by_split(readable, features, learn, chosen_on, names, plan, progress, only)
-        seen = seen_images(features, learn, chosen_on)
+        learn, held_out = readable.rows("train"), readable.rows("validation")
+        head, choice, held = _by_split(readable, features, learn, held_out, names, plan, progress, only)
+        seen = seen_images(features, learn, held_out)
     deadline.check(lambda: "all features are kept, the head is not")
+    settled = settle_held(wish, readable, held)
+    if final:
+        settled = with_unknown(settled, wish, readable, features, head.settings, learn, held_out, plan.seed)
     counts = readable.class_counts(learn)
     majority = int(counts.argmax())
-    validation = None if held is None else judge_held(readable, held, majority)
-    P_test = head.probabilities(features.read(test, head.settings.readouts)) if len(test) and look_at_test else None
-    figures = None if P_test is None else judge_test(index, features, P_test, seen, majority)
+    validation = None if settled.held is None else judge_held(readable, settled.held, majority, settled.rule)
+    P_test = test_probabilities(head, settled, features, test) if len(test) and final else None
+    figures = None if P_test is None else judge_test(index, features, P_test, seen, majority, settled.rule)
     return Fitted(head, choice, validation, figures, seen, counts,
-                  tuple(f for f in gone if f not in index.findings), held, P_test)
+                  tuple(f for f in gone if f not in index.findings), settled, P_test)
 
 
-def judge_held(readable: ImageIndex, held: Held, majority: int) -> Evaluation:
+def test_probabilities(head: Head, settled: Settled, features: Rows, test: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What the saved model will answer for the test images, float64 [N, K]."""
+    return head.tempered(settled.temperature).probabilities(features.read(test, head.settings.readouts))
+
+
+def judge_held(readable: ImageIndex, held: Held, majority: int, rule: DecisionRule | None) -> Evaluation:
     """Figures of held-out answers."""
     return evaluation.judge(held.P_MK, readable.y_N[held.rows_M], readable.classes, split="validation",
-                            method=held.method, majority=majority, repeats=held.repeats, note=held.note)
+                            method=held.method, majority=majority, repeats=held.repeats, images_N=held.rows_M,
+                            note=held.note, rule=rule)
 
 
 def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Held | None,
@@ -319,15 +335,23 @@ def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Hel
     write_answers(folder.path, answers)
 
 
+def keep_map(folder: RunFolder, index: ImageIndex, features: Rows, readout: str, seed: int) -> None:
+    """Write down where the images lie on a plane of one readout's features."""
+    positions_N = map_rows(len(features.rows), features.width(readout), seed)
+    rows_N = features.rows[positions_N]
+    labels = tuple(index.classes[k] for k in index.y_N[rows_N])
+    folder.write(MAP, feature_map(features.read(positions_N, [readout]), rows_N, labels, seed))
+
+
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
-               ) -> Evaluation:
+               rule: DecisionRule | None) -> Evaluation:
     """Figures of the readable test images, whose probabilities these are; to be asked for once."""
     readable = index.take(features.rows)
     test = readable.rows("test")
     twins = seen.count(features.digests[i] for i in test)
     return evaluation.judge(
         P_NK, readable.y_N[test], index.classes, split="test", method=_OF_TEST,
-        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
+        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"), rule=rule,
         note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// Tables whose headings are buttons sort by them; the gallery of mistakes shows what its filters ask for.
+// Tables whose headings are buttons sort by them; the gallery of mistakes shows what its filters ask for,
+// a screenful at a time. Without this script the page shows everything.
 (() => {
   const value = (row, at) => {
     const cell = row.cells[at];
@@ -22,23 +23,34 @@
       table.tBodies[0].append(...rows);
     }));
   }
+  const contents = document.querySelector("nav.contents details");
+  if (contents && innerWidth < 1120) contents.open = false;
+
   const form = document.querySelector(".filters");
   if (!form) return;
+  const STEP = 24;
   const cards = [...document.querySelectorAll("#mistakes .gallery li")];
   const chosen = [...form.querySelectorAll("select")];
   const told = form.querySelector("output");
+  const more = document.querySelector("#mistakes button.more");
+  let room = STEP;
   const filter = () => {
-    let shown = 0;
+    let found = 0;
     for (const card of cards) {
-      card.hidden = chosen.some((select) => select.value !== "" && card.dataset[select.name] !== select.value);
-      shown += card.hidden ? 0 : 1;
+      const fits = chosen.every((select) => select.value === "" || card.dataset[select.name] === select.value);
+      found += fits ? 1 : 0;
+      card.hidden = !fits || found > room;
     }
-    told.textContent = `${shown} of ${cards.length} shown`;
+    more.hidden = found <= room;
+    told.textContent = `${Math.min(found, room)} of ${found} shown`;
   };
-  chosen.forEach((select) => select.addEventListener("change", filter));
+  chosen.forEach((select) => select.addEventListener("change", () => { room = STEP; filter(); }));
   form.querySelector("button").addEventListener("click", () => {
     chosen.forEach((select) => { select.value = ""; });
+    room = STEP;
     filter();
   });
+  more.addEventListener("click", () => { room += 2 * STEP; filter(); });
+  addEventListener("beforeprint", () => { room = 4 * STEP; filter(); });
   filter();
 })();
