@@ -53,21 +53,25 @@ from regraft.records.networks import (
     StageRow,
 )
 from regraft.records.page import ReportResult
+from regraft.records.pairing import PairedComparison
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
     ClassFigures,
     Compared,
     Comparison,
+    Decided,
     Evaluation,
     ExportResult,
     FeatureCount,
     Interval,
     Majority,
+    OperatingPoint,
     Prediction,
     Predictions,
     TrainResult,
 )
+from regraft.records.runs import RunRow, Runs
 from regraft.records.training import Epoch
 from regraft.settings import Declared, declared
 
@@ -84,7 +88,9 @@ DOCUMENTS: dict[str, type[Record]] = {
     "inspect": Inspection, "Class count": ClassCount, "Shown": Shown, "Duplicate": Duplicate,
     "Label suspect": LabelSuspect, "Shortcut": Shortcut, "Name groups": NameGroups, "Data finding": DataFinding,
     "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
-    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
+    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
+    "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,

@@ -17,13 +17,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
-           "inspect", "iter_epochs", "load", "plan", "predict", "recipes", "report", "store", "train"]
+__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "errors", "evaluate", "explain", "export",
+           "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "report",
+           "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
         backbones,
+        compare,
         demo,
         evaluate,
         explain,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         fetch,
         inspect,
         iter_epochs,
+        list_runs,
         load,
         plan,
         predict,

@@ -1,13 +1,14 @@
 """The doors in Python: a function for each command, with the same settings. Wiring only.
 
-Each bears its command's name but one: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
-module that declares them.
+Each bears its command's name but two: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
+module that declares them, and ``regraft runs`` is :func:`list_runs`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from regraft.progress import Progress, Silent, default
 from regraft.records.base import harmless
 from regraft.settings import (
     BackbonesSettings,
+    CompareSettings,
     DemoSettings,
     EvaluateSettings,
     ExportSettings,
@@ -27,6 +29,7 @@ from regraft.settings import (
     PredictSettings,
     RecipesSettings,
     ReportSettings,
+    RunsSettings,
     SettingsSettings,
     StoreSettings,
     TrainSettings,
@@ -44,8 +47,10 @@ if TYPE_CHECKING:
     from regraft.records.inspection import Inspection
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.page import ReportResult
+    from regraft.records.pairing import PairedComparison
     from regraft.records.plan import Plan
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
+    from regraft.records.runs import Runs
     from regraft.records.training import Epoch, PhaseForecast
 
 
@@ -202,15 +207,17 @@ def _is_few(paths: str | Sequence[str | Path]) -> bool:
 
 
 def predictions_csv(answers: Predictions) -> str:
-    """Path, label, probability, unknown and error of each prediction, with a header.
+    """A row a prediction with a header; a set of labels is a JSON list.
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "unknown", "error"])
+    writer.writerow(["path", "label", "probability", "unknown", "error", "novelty", "decision", "labels"])
     for p in answers:
-        writer.writerow([harmless(p.path), harmless(p.label), p.probability, p.unknown, harmless(p.error)])
+        labels = None if p.labels is None else json.dumps(p.labels, ensure_ascii=False)
+        writer.writerow([harmless(p.path), harmless(p.label), p.probability, p.unknown, harmless(p.error), p.novelty,
+                         p.decision, labels])
     return text.getvalue()
 
 
@@ -264,6 +271,32 @@ def report(settings: ReportSettings) -> ReportResult:
     from regraft.runs.report import report as run
 
     return run(settings, _progress(settings.quiet))
+
+
+@takes(CompareSettings)
+def compare(settings: CompareSettings) -> PairedComparison:
+    """Compare two models on the same images: difference in accuracy, with interval, and McNemar's test.
+
+    Without images, the answers that both trainings kept for their test images are compared; these must be the same
+    images.
+
+    Raises ModelError (TamperedError) for an unusable model, DataError where the answers can't be read or are of other
+    images, or for unusable images.
+    """
+    from regraft.runs.pairing import compare as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(RunsSettings)
+def list_runs(settings: RunsSettings) -> Runs:
+    """List runs with plan, figures and time; unfinished ones with how far they are.
+
+    Raises DataError where there is no such folder.
+    """
+    from regraft.runs.listing import list_runs as run
+
+    return run(Path(settings.folder).expanduser())
 
 
 @takes(BackbonesSettings)

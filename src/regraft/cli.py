@@ -36,8 +36,9 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
-    "inspect": api.inspect, "export": api.export, "report": api.report,
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
+    "runs": api.list_runs, "features": api.features, "inspect": api.inspect, "export": api.export,
+    "report": api.report,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 #: Standard normal quantile of a two-sided 95 % interval.
 _Z95 = 1.959963984540054
@@ -124,3 +124,28 @@ def bootstrap(figures: Callable[[NDArray[np.float64]], Mapping[str, float]], ima
             drawn.setdefault(name, []).append(value)
     return {name: (float(low), float(high)) for name, values in drawn.items()
             for low, high in [np.quantile(values, (0.025, 0.975))]}
+
+
+def paired_difference(both: int, first: int, second: int, neither: int) -> tuple[float, float, float]:
+    """Share right of the second less that of the first, on the same images: value, low, high.
+
+    Counts of images that both, only the first, only the second and neither answered rightly. Newcombe's 95 % interval
+    for paired shares (Stat. Med. 17, 1998, method 10).
+    """
+    n = both + first + second + neither
+    (p2, low2, high2), (p1, low1, high1) = wilson(both + second, n), wilson(both + first, n)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    product = both * neither - first * second
+    corrected = max(product - n / 2, 0) if product > 0 else product
+    phi = corrected / math.sqrt(margins) if margins else 0.0
+
+    def reach(own: float, other: float) -> float:
+        return math.sqrt(max(own**2 - 2 * phi * own * other + other**2, 0))
+
+    difference = p2 - p1
+    return difference, difference - reach(p2 - low2, high1 - p1), difference + reach(high2 - p2, p1 - low1)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Exact two-sided p-value that two models are equally often right, by the images that only one got right."""
+    return float(binomtest(first, first + second).pvalue) if first + second else 1.0

@@ -21,6 +21,7 @@ from regraft.errors import SettingsError
 
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
@@ -143,6 +144,9 @@ Group = Annotated[str | None, Setting(
     metavar="COLUMN|parent|REGEX|FILE.csv")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
+EngineSetting = Annotated[EngineName, Setting(
+    "What runs the frozen network; 'auto' measures once what is installed and takes the fastest that agrees with "
+    "PyTorch.")]
 Store = Annotated[str | Path | None, Setting(
     "Folder of the feature store; by default REGRAFT_STORE or a folder in your cache.", metavar="DIR")]
 StoreLimit = Annotated[str, Setting("Size limit of the feature store; least recently used features go first.",
@@ -241,6 +245,7 @@ class TrainSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
@@ -283,6 +288,7 @@ class EvaluateSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
@@ -291,6 +297,36 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check(self)
         size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """Settings of ``compare``."""
+
+    first: Annotated[str | Path, Setting("A model folder that train wrote.", metavar="A", positional=True)]
+    second: Annotated[str | Path, Setting("The model folder to compare it with.", metavar="B", positional=True)]
+    data: Annotated[str | Path | None, Setting(
+        "Labelled images, as for evaluate; by default the answers that both trainings kept for their test images.",
+        metavar="DATA", positional=True)] = None
+    _: dataclasses.KW_ONLY
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsSettings:
+    """Settings of ``runs``."""
+
+    folder: Annotated[str | Path, Setting("Where the model folders are.", metavar="DIR", positional=True)] = "runs"
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,6 +425,7 @@ class FeaturesSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
@@ -420,6 +457,7 @@ class InspectSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from regraft.data.view import view0
 from regraft.errors import ExportError, ImageError
-from regraft.exports.onnx_file import LOGITS, PIXELS, PROBABILITIES
+from regraft.exports.onnx_file import LOGITS, PROBABILITIES
 from regraft.extraction.extract import ordered_map
 from regraft.model import Model
+from regraft.networks.onnx_graph import PIXELS
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.preprocessing import Preprocessing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,45 @@ from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError
-from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
-from regraft.model import load
+from regraft.model import Model, load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
 from regraft.records.results import Evaluation
+from regraft.runs.engines import Work, answer_engine
 from regraft.settings import EvaluateSettings, size_in_bytes
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model answers for the images of some data; positions count the readable ones."""
+
+    model: Model
+    index: ImageIndex
+    split: str
+    features: Rows
+    y_N: NDArray[np.int32]
+    P_NK: NDArray[np.float64]
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
+    answered = answer(settings, progress)
+    model, features, split = answered.model, answered.features, answered.split
+    seen = model.seen.count(features.digests)
+    return evaluation.judge(
+        # What the model has seen is no test of it, whatever the folder is called.
+        answered.P_NK, answered.y_N, model.classes, split="seen" if seen and split == "test" else split,
+        method="answers of the saved model",
+        majority=int(np.argmax(model.record.training_counts)), seen=seen, unreadable=features.quarantined,
+        rule=model.record.decision,
+        note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
+
+
+def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
+    """Open the images and answer those that can be read."""
     model = load(settings.model, settings.module)
     record = model.record
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
@@ -31,21 +59,16 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
         index = apply_splits(index, Path(settings.splits))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
-    engine = model.engine(settings.device, all_readouts=True)
     rules = record.preprocessing
+    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
+        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))
-            P = model.head.probabilities(features.read(everything, record.head.readouts))
+            P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
         store.trim(size_in_bytes(settings.store_limit))
-    seen = model.seen.count(features.digests)
-    return evaluation.judge(
-        # What the model has seen is no test of it, whatever the folder is called.
-        P, y_N[features.rows], model.classes, split="seen" if seen and split == "test" else split,
-        method="answers of the saved model",
-        majority=int(np.argmax(record.training_counts)), seen=seen, unreadable=features.quarantined,
-        note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
+    return Answered(model, index, split, features, y_N[features.rows], P_NK)
 
 
 def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:

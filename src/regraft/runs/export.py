@@ -30,7 +30,8 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     started = time.monotonic()
     try:
         from regraft.exports.agreement import check
-        from regraft.exports.onnx_file import OPSET, metadata, onnx_bytes
+        from regraft.exports.onnx_file import metadata, onnx_bytes
+        from regraft.networks.onnx_graph import OPSET
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)

@@ -39,6 +39,7 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Interval
 from regraft.report import preview
 from regraft.report.inspection import inspection_page
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import fresh_folder, write_whole
 from regraft.runs.train import network_and_rules
 from regraft.settings import InspectSettings, size_in_bytes
@@ -102,17 +103,17 @@ def _look(settings: InspectSettings, index: ImageIndex, progress: Progress, stac
     """What is seen in the files, and their features or why there are none; every file is read once."""
     try:
         network, rules = network_and_rules(settings, index, "comparing what pictures show")
-        from regraft.engines.pytorch import PyTorchEngine
-    except (MissingExtraError, ImportError) as missing:
+    except MissingExtraError as missing:
         rules = Preprocessing(settings.size or _USUAL_SIDE, settings.fit, deep_range=estimate_deep_range(
             [index.file(row) for row in range(len(index))]))
         measuring = Measuring(index, rules)
         measuring.look_at_all(progress)
         return _seen(index, measuring, measuring.errors, rules), str(missing)
     measuring = Measuring(index, rules)
-    engine = PyTorchEngine(network.module, network.readouts, rules, settings.device)
     store = stack.enter_context(FeatureStore(settings.store))
     stack.callback(store.trim, size_in_bytes(settings.store_limit))
+    work = Work(network.name, network.module, network.digest, network.readouts, rules)
+    engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
     space = stack.enter_context(store.space(feature_key(rules, network.digest, engine)))
     features = extract(index, space, engine, rules, progress, Deadline(None), 1.0, watch=measuring.look)
     reasons = {q.path: q.reason for q in features.quarantined}
