@@ -52,7 +52,7 @@ def name_groups(paths: Sequence[str], y_N: NDArray[np.int32]) -> NameGroups | No
 def _is_grouping(members: dict[str, list[int]], total: int, y_N: NDArray[np.int32]) -> bool:
     images = sum(map(len, members.values()))
     classes = len(np.unique(y_N))
-    if images < _LEAST_SHARE * total or len(members) < _GROUPS_A_CLASS * classes:
+    if not images or images < _LEAST_SHARE * total or len(members) < _GROUPS_A_CLASS * classes:
         return False
     return images >= _LEAST_IMAGES * len(members)
 

@@ -47,10 +47,10 @@ from regraft.settings import InspectSettings, size_in_bytes
 #: The network's side where none is installed that could tell.
 _USUAL_SIDE = 224
 
-#: With more images labels are checked once instead of twice, by a head that reads fewer stages: the order of suspects
-#: hardly changes, the cost does.
-_MANY = 1_000
-_STAGES_OF_FEW, _STAGES_OF_MANY = 4, 2
+#: Up to so many images labels are checked twice, by a head on the last layer, the classifier's outputs and four stages.
+#: With more the order of suspects hardly changes, the cost does: then once, on the last layer and two stages, and of
+#: very many images on the last layer alone, which bounds memory.
+_FEW, _MANY = 1_000, 5_000
 
 #: Where the head is checked with and without groups, on at most this many images.
 _GROUPED_ROWS = 2_000
@@ -118,10 +118,16 @@ def _look(settings: InspectSettings, index: ImageIndex, progress: Progress, stac
     features = extract(index, space, engine, rules, progress, Deadline(None), 1.0, watch=measuring.look)
     reasons = {q.path: q.reason for q in features.quarantined}
     errors = {row: reasons[index.paths[row]] for row in sorted(set(range(len(index))) - set(features.rows.tolist()))}
-    *stages, last, logits = (readout.name for readout in network.readouts)
-    late = stages[-(_STAGES_OF_FEW if len(features.rows) <= _MANY else _STAGES_OF_MANY):]
-    return (_seen(index, measuring, errors, rules),
-            _Probe(features, (*late, last, *((logits,) if len(features.rows) <= _MANY else ()))))
+    return _seen(index, measuring, errors, rules), _Probe(
+        features, _readouts([readout.name for readout in network.readouts], len(features.rows)))
+
+
+def _readouts(names: Sequence[str], images: int) -> tuple[str, ...]:
+    """The readouts that labels of so many images are checked on."""
+    *stages, last, logits = names
+    if images > _MANY:
+        return (last,)
+    return (*stages[-4:], last, logits) if images <= _FEW else (*stages[-2:], last)
 
 
 def _seen(index: ImageIndex, measuring: Measuring, errors: Mapping[int, str], rules: Preprocessing) -> Seen:
@@ -223,7 +229,7 @@ def _suspects(seen: Seen, probe: _Probe, group_N: NDArray[np.int32] | None, seed
 
 def _answers(probe: _Probe, rows: NDArray[np.int64], y_N: NDArray[np.int32], group_N: NDArray[np.int32] | None,
              classes: int, seed: int, progress: Progress) -> labels.HeldOut | None:
-    repeats = 2 if len(rows) <= _MANY else 1
+    repeats = 2 if len(rows) <= _FEW else 1
     blocks = {name: probe.features.read(rows, [name]) for name in probe.readouts}
     with progress.task("checking labels", labels.number_of_fits(repeats)) as task:
         return labels.held_out(blocks, probe.readouts, y_N, group_N, classes, seed, repeats, task.advance)
