@@ -32,11 +32,12 @@ def exclusions(seen: Seen, groups: Sequence[Duplicate]) -> Iterator[tuple[str, s
         kept = max(group.files, key=lambda path: split_of[path])
         for path in group.files:
             if path != kept and path not in listed:
+                listed.add(path)
                 where = f" in {SPLITS[split_of[kept]]}" if len(group.splits) > 1 else ""
                 yield path, f"copy ({group.kind}) of {kept}{where}"
 
 
 def together(groups: Sequence[Duplicate]) -> Iterator[tuple[str, str]]:
-    """Path and group of each file that has copies."""
-    for number, group in enumerate(groups, start=1):
-        yield from ((path, f"copies {number}") for path in group.files)
+    """Path and group of each file that has copies; of a file in two groups the later one, which holds the other."""
+    group_of = {path: f"copies {number}" for number, group in enumerate(groups, start=1) for path in group.files}
+    yield from sorted(group_of.items(), key=lambda item: (int(item[1].split()[1]), item[0]))

@@ -88,14 +88,15 @@ def _folder(settings: InspectSettings) -> Path:
 
 @dataclass(frozen=True)
 class _Probe:
-    """Features of the readable images, and the readouts that labels are checked on."""
+    """Features of the readable images: the last layer's readout, and those that labels are checked on."""
 
     features: Features
+    last: str
     readouts: tuple[str, ...]
 
-    def read(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Joined readouts of all images, float32 [N, D]."""
-        return self.features.read(np.arange(len(self.features.rows)), names)
+    def last_layer(self) -> NDArray[np.float32]:
+        """The last layer of all images, float32 [N, D]."""
+        return self.features.read(np.arange(len(self.features.rows)), (self.last,))
 
 
 def _look(settings: InspectSettings, index: ImageIndex, progress: Progress, stack: ExitStack,
@@ -118,16 +119,11 @@ def _look(settings: InspectSettings, index: ImageIndex, progress: Progress, stac
     features = extract(index, space, engine, rules, progress, Deadline(None), 1.0, watch=measuring.look)
     reasons = {q.path: q.reason for q in features.quarantined}
     errors = {row: reasons[index.paths[row]] for row in sorted(set(range(len(index))) - set(features.rows.tolist()))}
-    return _seen(index, measuring, errors, rules), _Probe(
-        features, _readouts([readout.name for readout in network.readouts], len(features.rows)))
-
-
-def _readouts(names: Sequence[str], images: int) -> tuple[str, ...]:
-    """The readouts that labels of so many images are checked on."""
-    *stages, last, logits = names
-    if images > _MANY:
-        return (last,)
-    return (*stages[-4:], last, logits) if images <= _FEW else (*stages[-2:], last)
+    *stages, last, logits = (readout.name for readout in network.readouts)
+    few, many = (*stages[-4:], last, logits), (*stages[-2:], last)
+    number = len(features.rows)
+    probe = _Probe(features, last, few if number <= _FEW else many if number <= _MANY else (last,))
+    return _seen(index, measuring, errors, rules), probe
 
 
 def _seen(index: ImageIndex, measuring: Measuring, errors: Mapping[int, str], rules: Preprocessing) -> Seen:
@@ -151,7 +147,7 @@ class _Found:
     def of(cls, settings: InspectSettings, seen: Seen, features: _Probe | str, progress: Progress) -> _Found:
         """Look for everything that the features allow."""
         y_N, probe = seen.index.y_N, None if isinstance(features, str) else features
-        X_ND = None if probe is None else probe.read((_last(probe),))
+        X_ND = None if probe is None else probe.last_layer()
         progress.say("comparing pictures with each other")
         groups = _groups(seen, X_ND)
         group_N = _group_numbers(len(y_N), [rows for _, rows in groups])
@@ -172,12 +168,8 @@ class _Found:
                    left_out)
 
 
-def _last(probe: _Probe) -> str:
-    return "last" if "last" in probe.readouts else probe.readouts[-1]
-
-
 def _groups(seen: Seen, X_ND: NDArray[np.float32] | None) -> list[tuple[duplicates.Kind, tuple[int, ...]]]:
-    """Groups of copies: the exact ones by themselves, and those with near ones in them whole."""
+    """Groups of exact copies, then groups with near ones among them; exact copies may stand in one of each."""
     exact = duplicates.same_content([m.content for m in seen.measured])
     copies = set(exact.pairs_P2[:, 1].tolist())
     first = np.array([row for row in range(len(seen.measured)) if row not in copies], np.int64)
@@ -187,11 +179,12 @@ def _groups(seen: Seen, X_ND: NDArray[np.float32] | None) -> list[tuple[duplicat
     sides = np.array([min(seen.measured[row].width, seen.measured[row].height) for row in first])
     near = duplicates.near(grey, sides, None if X_ND is None else X_ND[first])
     located = duplicates.Pairs(first[near.pairs_P2], near.kinds)
-    return duplicates.grouped(len(seen.measured), [exact, located])
+    whole = duplicates.grouped(len(seen.measured), [exact, located])
+    return [*duplicates.grouped(len(seen.measured), [exact]), *(group for group in whole if group[0] != "exact")]
 
 
 def _group_numbers(number: int, groups: Sequence[Sequence[int]]) -> NDArray[np.int32] | None:
-    """A group number for each image, copies sharing one, int32 [N]; None without copies."""
+    """A group number for each image, copies sharing one, int32 [N]; None without copies. Larger groups stand last."""
     if not groups:
         return None
     numbers = np.arange(number, dtype=np.int32)
@@ -243,9 +236,8 @@ def _measured(hinted: NameGroups, seen: Seen, probe: _Probe, seed: int) -> NameG
     rows = np.arange(len(y_N))
     if len(rows) > _GROUPED_ROWS:
         rows = np.sort(rows[splits.holdout(y_N, grouped, _GROUPED_ROWS / len(rows), seed)])
-    last = _last(probe)
-    blocks = {last: probe.features.read(rows, [last])}
-    both = [labels.held_out(blocks, (last,), y_N[rows], groups, len(seen.index.classes), seed, 1, lambda: None)
+    blocks = {probe.last: probe.features.read(rows, [probe.last])}
+    both = [labels.held_out(blocks, (probe.last,), y_N[rows], groups, len(seen.index.classes), seed, 1, lambda: None)
             for groups in (None, grouped[rows])]
     mixed, apart = (None if answers is None else _accuracy(answers, y_N[rows]) for answers in both)
     return NameGroups(hinted.what, hinted.pattern, hinted.groups, hinted.images, hinted.examples, mixed, apart)
