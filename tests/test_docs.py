@@ -31,6 +31,16 @@ from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
+from regraft.records.inspection import (
+    ClassCount,
+    DataFinding,
+    Duplicate,
+    Inspection,
+    LabelSuspect,
+    NameGroups,
+    Shortcut,
+    Shown,
+)
 from regraft.records.model import ModelRecord
 from regraft.records.networks import (
     Backbone,
@@ -81,6 +91,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
+    "inspect": Inspection, "Class count": ClassCount, "Shown": Shown, "Duplicate": Duplicate,
+    "Label suspect": LabelSuspect, "Shortcut": Shortcut, "Name groups": NameGroups, "Data finding": DataFinding,
     "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,

@@ -1,9 +1,9 @@
 """Regraft: transfer learning on images, measured and told straight.
 
-The doors are functions: :func:`train`, :func:`rank`, :func:`advise`, :func:`evaluate`, :func:`predict`, :func:`load`,
-:func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`,
-:func:`plan`, :func:`explain`, :func:`export`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
-:mod:`regraft.errors`.
+The doors are functions: :func:`train`, :func:`inspect`, :func:`rank`, :func:`advise`, :func:`evaluate`,
+:func:`predict`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`,
+:func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`, :func:`write_report`,
+:func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
-           "export", "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "rank", "recipes",
-           "store", "train", "write_report"]
+           "export", "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict", "rank",
+           "recipes", "store", "train", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         export,
         features,
         fetch,
+        inspect,
         iter_epochs,
         list_runs,
         load,

@@ -22,6 +22,7 @@ from regraft.settings import (
     ExportSettings,
     FeaturesSettings,
     FetchSettings,
+    InspectSettings,
     PlanSettings,
     PredictSettings,
     RankSettings,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
+    from regraft.records.inspection import Inspection
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
     from regraft.records.page import ReportResult
     from regraft.records.pairing import PairedComparison
@@ -153,6 +155,20 @@ def iter_epochs(settings: TrainSettings) -> Iterator[PhaseForecast | Epoch | Tra
     except ImportError:
         raise MissingExtraError("training by steps", "train") from None
     return events(settings, plans[0], _progress(settings.quiet))
+
+
+@takes(InspectSettings)
+def inspect(settings: InspectSettings) -> Inspection:
+    """Look for what is wrong with the images before training on them; change nothing.
+
+    Copies, doubtful labels, pictures that show little, traces that give a class away, groups in file names: each with
+    what to do about it. ``out`` holds the same as JSON and as a page, and lists that ``train`` takes.
+
+    Raises DataError where no class can be told, BackboneError, OutputError where ``out`` holds something else.
+    """
+    from regraft.runs.inspect import inspect as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(RankSettings)

@@ -36,7 +36,7 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "rank": api.rank, "advise": api.advise,
+    "train": api.train, "inspect": api.inspect, "rank": api.rank, "advise": api.advise,
     "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
     "runs": api.list_runs, "features": api.features,
     "export": api.export, "report": api.write_report,

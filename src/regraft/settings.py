@@ -147,8 +147,9 @@ ModelPath = Annotated[str | Path, Setting("A model folder that train wrote.", me
 AnyModel = Annotated[str | Path, Setting(
     "A model folder that train wrote, or an ONNX file that export wrote.", metavar="MODEL", positional=True)]
 Group = Annotated[str | None, Setting(
-    "What must stay on one side of a split: a table's column, 'parent' (the file's folder) or a regular "
-    "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
+    "What must stay on one side of a split: a table's column, 'parent' (the file's folder), a regular "
+    "expression whose first group, or whole match, names the group, or a CSV file with columns path and group.",
+    metavar="COLUMN|parent|REGEX|FILE.csv")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
 EngineSetting = Annotated[EngineName, Setting(
@@ -233,6 +234,9 @@ class TrainSettings:
         "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
     group: Group = None
     splits: SplitsFile = None
+    exclude: Annotated[str | Path | None, Setting(
+        "A CSV file with a column path: images to leave out, such as the exclude.csv that inspect writes.",
+        metavar="FILE")] = None
     limit: Limit = None
     test_share: TestShare = 0.2
     validation_share: ValidationShare = 0.2
@@ -529,6 +533,38 @@ class FeaturesSettings:
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
     force: Annotated[bool, Setting("Replace FILE where it exists.")] = False
+    module: Module = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        _one_network(self.module, self.backbone)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectSettings:
+    """Settings of ``inspect``."""
+
+    data: Data
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The folder to write what was found to; by default a fresh one under runs/.", metavar="OUT")] = None
+    backbone: Backbone = DEFAULT_BACKBONE
+    weights: Weights = None
+    fit: FitSetting = "crop"
+    size: Size = None
+    limit: Limit = None
+    preview: Annotated[bool, Setting(
+        "Write preview.png too: labelled samples, and what each augmentation does to one image.")] = False
+    seed: Seed = 0
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+    force: Annotated[bool, Setting("Replace an inspection in OUT.")] = False
     module: Module = None
 
     def __post_init__(self) -> None:

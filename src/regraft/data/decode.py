@@ -91,7 +91,7 @@ def decode(data: bytes, rules: Preprocessing, draft: _Draft) -> Decoded:
     if not data:
         raise ImageError("is empty")
     with _told(rules):
-        return _unwarned(lambda: _decode(data, rules, draft))
+        return unwarned(lambda: _decode(data, rules, draft))
 
 
 def upright(image: Image.Image, rules: Preprocessing) -> Decoded:
@@ -115,7 +115,7 @@ def _told(rules: Preprocessing) -> Iterator[None]:
         raise ImageError(f"is damaged ({str(error).strip() or type(error).__name__})") from None
 
 
-def _unwarned(decoding: Callable[[], _T]) -> _T:
+def unwarned(decoding: Callable[[], _T]) -> _T:
     """What a decoding gives, also where ``-W error`` or the like makes errors of Pillow's warnings.
 
     Only then are the filters touched, which all threads share, and by one thread at a time.
@@ -225,7 +225,7 @@ def deep_extremes(path: Path) -> tuple[float, float] | None:
     """Near-darkest and near-brightest value (0.05 and 99.95 %) of a deep grey image; None for other files."""
     try:
         data = read_file(path)
-        values = _unwarned(lambda: _deep_values(data))
+        values = unwarned(lambda: _deep_values(data))
     except Exception:  # The pass over all images quarantines such a file and says why.
         return None
     finite = None if values is None else values[np.isfinite(values)]

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from regraft.data import listing
+from regraft.data.lists import listed_groups
 from regraft.data.named import materialise
 from regraft.data.table import TABLE_ENDINGS, one_name, read_table
 from regraft.errors import DataError, UsageError
@@ -160,11 +161,13 @@ def _refuse_conflicts(index: ImageIndex) -> None:
 
 
 def with_groups(index: ImageIndex, group: str) -> ImageIndex:
-    """The images with the groups that a rule names: a column, ``parent``, or a regular expression."""
+    """The images with the groups that a rule names: a column, ``parent``, a regular expression or a CSV file."""
     if group in index.columns:
         keys: list[str] = list(index.columns[group])
     elif group == "parent":
         keys = [f"{root}:{path.rpartition('/')[0]}" for root, path in zip(index.root_ids, index.paths, strict=True)]
+    elif group.lower().endswith(".csv"):
+        keys = listed_groups(index, Path(group).expanduser())
     else:
         keys = _groups_by_pattern(index, group)
     # An image without a group is a group of its own.

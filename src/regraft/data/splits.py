@@ -111,10 +111,12 @@ def limited(index: ImageIndex, limit: int, seed: int) -> ImageIndex:
         Finding("limited", len(rows), f"{len(rows):,} of {len(index):,} images are used (--limit {limit})"))
 
 
-def complete(index: ImageIndex, *, validation_share: float | None, test_share: float | None, seed: int) -> ImageIndex:
+def complete(index: ImageIndex, *, validation_share: float | None, test_share: float | None, seed: int,
+             copies_N: NDArray[np.int32] | None = None) -> ImageIndex:
     """The images with every split there: what the data lacks is taken from its training part.
 
-    A share of None leaves that split empty. Images without a split belong to training.
+    A share of None leaves that split empty. Images without a split belong to training. ``copies_N`` numbers the
+    pictures, int32 [N]: copies of one stay in training together where not all of them would be held out.
     """
     splits = np.where(index.splits == NO_SPLIT, TRAIN, index.splits).astype(np.int8)
     for split, share in ((TEST, test_share), (VALIDATION, validation_share)):
@@ -122,8 +124,18 @@ def complete(index: ImageIndex, *, validation_share: float | None, test_share: f
             continue
         rows = np.flatnonzero(splits == TRAIN)
         groups = None if index.groups is None else index.groups[rows]
-        splits[rows[holdout(index.y_N[rows], groups, share, seed + split)]] = split
+        held = holdout(index.y_N[rows], groups, share, seed + split)
+        if copies_N is not None:
+            held &= ~_torn(held, copies_N[rows])
+        splits[rows[held]] = split
     return index.with_splits(splits)
+
+
+def _torn(held_N: NDArray[np.bool_], copies_N: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The images of pictures of which some copies are held out and some are not, bool [N]."""
+    held, total = np.bincount(copies_N[held_N], minlength=copies_N.max() + 1), np.bincount(copies_N)
+    torn: NDArray[np.bool_] = ((held > 0) & (held < total))[copies_N]
+    return torn
 
 
 def check_classes(index: ImageIndex) -> Iterator[Finding]:

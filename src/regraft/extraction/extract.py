@@ -39,6 +39,9 @@ _RECALL = 8192
 #: Files that the store does not know by name that are looked into before an engine is chosen.
 _LOOKED = 64
 
+#: Looks at a file's row and bytes on their way through the pass.
+Watch = Callable[[int, bytes], None]
+
 
 class Rows(Protocol):
     """Features of N images that a head can be fitted on, wherever they come from; see :class:`Features`."""
@@ -148,24 +151,27 @@ def feature_key(rules: Preprocessing, weights: str, engine: Engine) -> FeatureKe
 
 
 def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessing, progress: Progress,
-            deadline: Deadline, max_quarantined: float) -> Features:
+            deadline: Deadline, max_quarantined: float, watch: Watch | None = None) -> Features:
     """Make sure that the store holds the features of every readable image of the index.
+
+    With ``watch``, every file is read, known or not, and its row and bytes are handed over, from several threads; an
+    ImageError that it raises counts as the file's own.
 
     Raises DataError if more than the share ``max_quarantined`` can't be read, and TimeLimitError at the
     deadline; what is computed until then stays in the store.
     """
     return extract_by(index, [Route(space, engine)], np.zeros(len(index), np.int64), rules, progress, deadline,
-                      max_quarantined)
+                      max_quarantined, watch)
 
 
 def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.int64], rules: Preprocessing,
-               progress: Progress, deadline: Deadline, max_quarantined: float) -> Features:
+               progress: Progress, deadline: Deadline, max_quarantined: float, watch: Watch | None = None) -> Features:
     """The same by several routes of one store: ``route_N`` says which route computes each of the index's N images.
 
     An image that another of the routes has features of already is not computed again.
     """
     view = view_key(rules)
-    known = _known(index, routes, route_N, view)
+    known = _known(index, routes, route_N, view) if watch is None else [None] * len(index)
     done = [None if found is None else found[0] for found in known]
     of_N = np.array([-1 if found is None else found[1] for found in known], np.int64)
     todo = [row for row, memory in enumerate(done) if memory is None]
@@ -174,7 +180,7 @@ def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.i
         run = _Pass(routes, view, pool)
 
         def look(row: int) -> _Seen:
-            return _look(row, index.file(row), rules, view, run, int(route_N[row]))
+            return _look(row, index.file(row), rules, view, run, int(route_N[row]), watch)
 
         with (progress.task("reading images" if todo else "images known", len(index)) as task,
               closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
@@ -292,11 +298,14 @@ def _content_memory(file: Path, store: FeatureStore, view: str) -> Memory | None
         return None
 
 
-def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, route: int) -> _Seen:
+def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, route: int,
+          watch: Watch | None) -> _Seen:
     """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
     try:
         state = FileState.of(file)  # Before reading: what changes meanwhile then shows in the next pass.
         data = read_file(file)
+        if watch is not None:
+            watch(row, data)
         content = hashlib.sha256(data).digest()
         memory = run.store.recall_content(content, view)
         if memory is not None and run.found(memory.digest, route) is not None:

@@ -23,7 +23,7 @@ from regraft.networks.weights import State, load_strict, read_weights, weights_d
 from regraft.records.images import Finding
 from regraft.records.model import OwnNetwork
 from regraft.records.networks import InputSpec, Readout
-from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings
+from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, InspectSettings, TrainSettings
 
 #: How a module sees unless told otherwise.
 _INPUT = InputSpec(224, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -35,7 +35,7 @@ _PICTURES, _ANSWERS = 4, 64
 _AGREES = 2e-3
 
 
-def load_network(settings: TrainSettings | FeaturesSettings, random: int | None = None) -> Network:
+def load_network(settings: TrainSettings | FeaturesSettings | InspectSettings, random: int | None = None) -> Network:
     """The network that settings name or hold, in its starting weights; see :func:`load_backbone`.
 
     With ``random``, a seed, a named network has random weights. A module keeps those it was given with: it is the

@@ -56,14 +56,14 @@ _FIGURES = (
 
 def run_page(run: RunPage) -> str:
     """The page of one run, HTML; raises MissingExtraError where jinja2 is not installed."""
-    return _render("run.html", {"run": run, **_context(run)})
+    return render("run.html", {"run": run, **_context(run)})
 
 
 def comparison_page(runs: Sequence[RunPage]) -> str:
     """The page that sets several runs side by side, HTML; raises MissingExtraError where jinja2 is not installed."""
     splits = [split for split in ("test", "validation") if any(f.split == split for run in runs
                                                                for f in figures_of(run))]
-    return _render("several.html", {
+    return render("several.html", {
         "runs": runs, "charts": charts.curves(runs), "splits": splits,
         "alike": {split: _same_images(runs, split) for split in splits},
         "rows": [(run, {f.split: (f, charts.strip(f.accuracy, f.majority.accuracy)) for f in figures_of(run)})
@@ -82,7 +82,8 @@ def figures_of(run: RunPage) -> list[Evaluation]:
     return [] if run.result is None else [f for f in (run.result.test, run.result.validation) if f is not None]
 
 
-def _render(template: str, context: Mapping[str, Any]) -> str:
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """The HTML of a template, with the style and the script of every page; raises MissingExtraError."""
     env = _environment()
     css, js = (env.get_template(name).render() for name in ("page.css", "page.js"))
     policy = (f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from regraft import evaluation, model
 from regraft.data import index as data_index
-from regraft.data import splits
+from regraft.data import lists, splits
+from regraft.data.copies import numbered, same_files
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
@@ -44,7 +45,7 @@ from regraft.runs.gather import MAP
 from regraft.runs.report import write_page
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.wanted import wanted
-from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings, seconds, size_in_bytes
+from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, InspectSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
@@ -187,6 +188,8 @@ def open_images(settings: TrainSettings) -> ImageIndex:
     """The images, joined with those of ``--test``."""
     opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links}
     index = data_index.open_data(settings.data, **opening)
+    if settings.exclude is not None:
+        index = lists.excluded(index, Path(settings.exclude))
     if settings.test is not None:
         if len(index.rows("test")):
             raise UsageError(f"{settings.data} has {len(index.rows('test')):,} test images of its own; leave --test "
@@ -206,10 +209,12 @@ def divide(index: ImageIndex, settings: TrainSettings, by_split: bool = False) -
     if settings.splits is not None:
         index = splits.apply_splits(index, Path(settings.splits))
     test_share = None if settings.no_test or settings.test is not None else settings.test_share
-    index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed)
+    copies_N = same_files(index) if settings.splits is None and index.groups is None else None
+    index = splits.complete(index, validation_share=None, test_share=test_share, seed=settings.seed,
+                            copies_N=copies_N)
     if by_split or number_of_folds(settings, index) is None:
         index = splits.complete(index, validation_share=settings.validation_share, test_share=None,
-                                seed=settings.seed)
+                                seed=settings.seed, copies_N=copies_N)
     if test_share is not None and not len(index.rows("test")):
         reason = "each group holds a whole class" if index.groups is not None else "no class has images to spare"
         index = index.with_findings(Finding("no_test", 1, f"no image could be held out as test: {reason}"))
@@ -236,7 +241,7 @@ def _learns(index: ImageIndex, folds: int | None) -> NDArray[np.bool_]:
     return learns_N
 
 
-def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIndex, what: str,
+def network_and_rules(settings: TrainSettings | FeaturesSettings | InspectSettings, index: ImageIndex, what: str,
                       ) -> tuple[Any, Preprocessing]:
     """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``."""
     try:
@@ -250,14 +255,14 @@ def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIn
                                   estimate_deep_range([index.file(int(row)) for row in learn]))
 
 
-def _without_torch(settings: TrainSettings | FeaturesSettings, what: str) -> Any:
+def _without_torch(settings: TrainSettings | FeaturesSettings | InspectSettings, what: str) -> Any:
     """A bundled backbone in its own weights; raises MissingExtraError, naming ``what``, for anything else."""
     if settings.module is not None or settings.weights is not None:
         raise MissingExtraError(f"{what} with weights of your own", "train")
     return load_lite(settings.backbone or DEFAULT_BACKBONE, what)
 
 
-def preprocessing(settings: TrainSettings | FeaturesSettings, spec: InputSpec,
+def preprocessing(settings: TrainSettings | FeaturesSettings | InspectSettings, spec: InputSpec,
                   deep_range: tuple[float, float] | None) -> Preprocessing:
     """View 0 as the backbone was trained to see, with the settings' changes."""
     red, green, blue = (round(255 * mean) for mean in spec.mean)
@@ -396,7 +401,7 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
               plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Held | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
-    groups = None if readable.groups is None else readable.groups[learn]
+    groups = numbered([features.digests[row] for row in learn]) if readable.groups is None else readable.groups[learn]
     names = only or names
     blocks = blocks_of(features, learn, names)
     divisions = choose.divide(y, groups, folds, plan.seed)
