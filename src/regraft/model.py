@@ -311,12 +311,12 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
                           "bytes are free there") from None
 
 
-def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of a safetensors file."""
+def packed_arrays(arrays: Mapping[str, NDArray[Any]], about: dict[str, str] | None = None) -> bytes:
+    """Arrays as the bytes of a safetensors file, with what is to be said about them."""
     from safetensors.numpy import save as tensors
 
     # The package writes an array's memory as it lies, in whatever order: a transposed one would come back scrambled.
-    data: bytes = tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    data: bytes = tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}, about)
     return data
 
 

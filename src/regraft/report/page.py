@@ -88,7 +88,8 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     css, js = (env.get_template(name).render() for name in ("page.css", "page.js"))
     policy = (f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; script-src '{_digest(js)}'; "
               "base-uri 'none'; form-action 'none'")
-    return env.get_template(template).render(context, css=_Markup(css), js=_Markup(js), policy=policy)
+    page: str = env.get_template(template).render(context, css=_Markup(css), js=_Markup(js), policy=policy)
+    return page
 
 
 def _digest(text: str) -> str:
@@ -185,7 +186,7 @@ def _figure_rows(figures: Sequence[Evaluation]) -> Iterator[tuple[_Figure, list[
 def _cell(row: _Figure, value: Interval | float | None, spread: tuple[float, float] | None) -> tuple[str, str]:
     if value is None:
         return "", ""
-    if isinstance(value, Interval):
+    if not isinstance(value, float | int):
         value, spread = value.value, (value.low, value.high)
     text = _percent if row.percent else "{:.3f}".format
     return text(value), "" if spread is None else f"{text(spread[0])} to {text(spread[1])}"

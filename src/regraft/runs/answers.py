@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import DataError
-from regraft.model import RUN
+from regraft.model import RUN, packed_arrays
 from regraft.records.answers import Answers
 from regraft.records.base import shown
 from regraft.records.images import ImageIndex
@@ -31,8 +31,6 @@ def answers_of(index: ImageIndex, rows_N: NDArray[np.int64], P_NK: NDArray[np.fl
 
 def write_answers(run: Path, answers: Sequence[Answers]) -> None:
     """Write them into a run folder; those of earlier trainings there are replaced."""
-    from safetensors.numpy import save
-
     if not answers:
         (run / NAME).unlink(missing_ok=True)
         return
@@ -40,7 +38,7 @@ def write_answers(run: Path, answers: Sequence[Answers]) -> None:
                for name, tensor in (("probabilities", of.P_NK), ("rows", of.rows_N))}
     about = {"format_version": _FORMAT, "classes": json.dumps(answers[0].classes),
              **{of.split: of.method for of in answers}}
-    write_whole(run / NAME, save(tensors, about))
+    write_whole(run / NAME, packed_arrays(tensors, about))
 
 
 def read_answers(out: str | Path) -> dict[str, Answers]:
