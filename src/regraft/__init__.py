@@ -2,7 +2,7 @@
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
 :func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
-:func:`export`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`export`, :func:`serve`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
-           "iter_epochs", "load", "plan", "predict", "recipes", "store", "train"]
+           "iter_epochs", "load", "plan", "predict", "recipes", "serve", "store", "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         plan,
         predict,
         recipes,
+        serve,
         store,
         train,
     )

@@ -37,7 +37,7 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
-    "export": api.export,
+    "export": api.export, "serve": api.serve,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,
 }

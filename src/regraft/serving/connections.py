@@ -1,0 +1,103 @@
+"""How connections end: slow ones after a while, refused ones only once their client could read why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+#: Seconds in which a request's whole head must arrive.
+HEAD_SECONDS = 10.0
+
+#: How long a refused body is still read and thrown away, in seconds.
+_LINGER = 0.5
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP/1.1 in which a connection is closed that brings no whole head of a request in time.
+
+    uvicorn waits for the first one for ever, and for a next one as long as any byte arrives.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        self._wait()
+
+    def handle_events(self) -> None:
+        """Bytes have arrived."""
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """An answer was sent whole."""
+        self._wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+class Lingering:
+    """Ends a connection whose request was answered before its body was read.
+
+    The answer goes out at once. The body is then read and thrown away for a moment, for a connection closed over
+    unread bytes takes the answer with it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _has_body(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        unread = True
+
+        async def noted() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message["type"] == "http.request" and message.get("more_body", False)
+            return message
+
+        async def lingering(message: Message) -> None:
+            if message["type"] == "http.response.start" and unread:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and unread:
+                await send({**message, "more_body": True})
+                await _drain(noted, lambda: unread)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await self._app(scope, noted, lingering)
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def _drain(receive: Receive, unread: Any) -> None:
+    try:
+        async with asyncio.timeout(_LINGER):
+            while unread():
+                await receive()
+    except TimeoutError:
+        pass
