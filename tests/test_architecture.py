@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "strategy", "report", "manifest", "model", "exports", "serving", "runs", "demonstration", "api",
-         "cli", "__main__")
+         "training", "evaluation", "strategy", "report", "manifest", "answering", "runtime", "model", "exports",
+         "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -25,7 +25,7 @@ WITHOUT_TORCH = (
     "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
-    "regraft.demonstration",
+    "regraft.demonstration", "regraft.answering", "regraft.runtime",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
 )

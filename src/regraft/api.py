@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import MissingExtraError, UsageError
+from regraft.errors import MissingExtraError, ModelError, UsageError
 from regraft.progress import Progress, Silent, default
+from regraft.records.base import shown
 from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
@@ -194,8 +195,10 @@ def predictions_csv(answers: Predictions) -> str:
     return text.getvalue()
 
 
-def load(path: str | Path, *, module: object = None) -> Model:
-    """Load a model folder; every file that decides answers is checked first. See :meth:`Model.predict`.
+def load(path: str | Path, *, module: object = None) -> Model | Any:  # Any: an OnnxModel
+    """Load a model folder, or a ``.onnx`` file that :func:`export` wrote, which comes as a ``runtime.OnnxModel``.
+
+    Both answer images with ``predict``. Of a folder, every file that decides answers is checked first.
 
     ``module`` is the torch module that the model was trained with, where it was given as one; it stays as it is, and a
     copy of it takes the model's weights.
@@ -203,6 +206,12 @@ def load(path: str | Path, *, module: object = None) -> Model:
     Raises ModelError where there is no finished model or the module is another network, BackboneError where the
     weights do not fit it, TamperedError where a byte was changed.
     """
+    from regraft.runtime import is_onnx, load_onnx
+
+    if is_onnx(path):
+        if module is not None:
+            raise ModelError(f"{shown(str(path))} holds its network; leave the module away")
+        return load_onnx(path)
     from regraft.model import load as run
 
     return run(path, module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft import manifest
-from regraft.data.listing import Seen, pictures
-from regraft.data.view import view0
-from regraft.errors import DataError, ImageError, MissingExtraError, ModelError, OutputError
+from regraft.answering import Answerer, named_sources
+from regraft.errors import DataError, MissingExtraError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
-from regraft.records.results import Prediction, Predictions
+from regraft.records.results import Predictions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,34 +119,14 @@ class Model:
         file's bytes, a Pillow image, an RGB array uint8 [H, W, 3]. An unreadable image is an answer with its
         ``error``; the others are answered. Raises DataError where a folder holds no pictures.
         """
-        engine = self.engine(device)
-        sources = list(_sources(images, follow_links))
-        answers: list[Prediction | None] = [None] * len(sources)
-        waiting: list[tuple[int, str, NDArray[np.uint8]]] = []
+        sources = list(named_sources(images, follow_links))
+        return Predictions(tuple(self.answerer(device).answers(sources, progress or Silent())))
 
-        def answer() -> None:
-            features_ND = engine.run(np.stack([pixels for *_, pixels in waiting]))
-            for (at, name, _), row in zip(waiting, self.head.probabilities(features_ND), strict=True):
-                answers[at] = self._prediction(name, row)
-            waiting.clear()
-
-        with (progress or Silent()).task("predicting", len(sources)) as task:
-            for at, (name, seen) in enumerate(_looked_at(sources, self.record)):
-                if isinstance(seen, str):
-                    answers[at] = Prediction(name, error=seen)
-                else:
-                    waiting.append((at, name, seen))
-                if len(waiting) == engine.batch:
-                    answer()
-                task.advance()
-            if waiting:
-                answer()
-        return Predictions(tuple(a for a in answers if a is not None))
-
-    def _prediction(self, name: str, row_K: NDArray[np.float64]) -> Prediction:
-        best = int(row_K.argmax())
-        probabilities = {label: float(p) for label, p in zip(self.classes, row_K, strict=True)}
-        return Prediction(name, self.classes[best], float(row_K[best]), probabilities)
+    def answerer(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Answerer:
+        """What answers images, any number of them."""
+        engine, head = self.engine(device), self.head
+        return Answerer(self.classes, self.record.preprocessing, engine.batch,
+                        lambda pixels_BHWC: head.probabilities(engine.run(pixels_BHWC)))
 
 
 class HeadModel(Model):
@@ -180,39 +159,6 @@ class HeadModel(Model):
     def __repr__(self) -> str:
         return (f"Head of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}) on {self.about.dim:,} features, without a network")
-
-
-def _sources(images: Any, follow_links: bool) -> Iterator[tuple[str, Any]]:
-    """Name and source of each image; folders are opened."""
-    if isinstance(images, str | Path):
-        path = Path(images)
-        if not path.is_dir():
-            yield str(images), path
-            return
-        found = list(pictures(path, path, Seen(), follow_links))
-        if not found:
-            raise DataError(f"{shown(str(images))} holds no pictures")
-        for name in found:
-            yield str(path / name), path / name
-    elif isinstance(images, Sequence) and not isinstance(images, bytes):
-        for image in images:
-            yield from _sources(image, follow_links)
-    else:
-        yield f"<{type(images).__name__}>", images
-
-
-def _looked_at(sources: list[tuple[str, Any]], record: ModelRecord) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
-    """Name and pixels, or why there are none."""
-    from regraft.extraction.extract import ordered_map
-
-    def look(item: tuple[str, Any]) -> tuple[str, NDArray[np.uint8] | str]:
-        name, source = item
-        try:
-            return name, view0(source, record.preprocessing).pixels
-        except ImageError as error:
-            return name, error.reason
-
-    yield from ordered_map(look, sources)
 
 
 def load(path: str | Path, module: object = None) -> Model:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from regraft.data.view import view0
 from regraft.errors import ExportError, ImageError
-from regraft.exports.onnx_file import LOGITS, PIXELS, PROBABILITIES
 from regraft.extraction.extract import ordered_map
 from regraft.model import Model
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Agreement
+from regraft.runtime import OnnxModel
 
 #: Largest difference of a probability that is let pass.
 TOLERANCE = 1e-4
@@ -29,23 +27,6 @@ BATCHES = (1, 2, 5, 64)
 
 #: Pixels that the largest batch may hold together: of large images fewer go at a time, for their memory's sake.
 _MOST_PIXELS = 64 * 256**2
-
-
-class OnnxFile:
-    """An exported file in ONNX Runtime, with what it says about itself."""
-
-    def __init__(self, data: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; it warns of constants that its own optimiser folds
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        about = self._session.get_modelmeta().custom_metadata_map
-        self.labels: tuple[str, ...] = tuple(json.loads(about["labels"]))
-        self.preprocessing = Preprocessing.from_dict(json.loads(about["preprocessing"]))
-
-    def run(self, pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and logits, float32 [N, K]."""
-        P_NK, L_NK = self._session.run([PROBABILITIES, LOGITS], {PIXELS: pixels_NHWC})
-        return P_NK, L_NK
 
 
 @dataclass
@@ -63,8 +44,8 @@ def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, in
     The way from bytes to pixels is read from the exported file: it must be enough by itself. ``splits`` says where
     the files come from. Raises ExportError where a label differs, or a probability by more than ``TOLERANCE``.
     """
-    exported = OnnxFile(data)
-    if exported.labels != model.classes:
+    exported = OnnxModel(data)
+    if exported.classes != model.classes:
         raise ExportError("the exported file names other classes than the model; nothing was written")
     largest = max(1, min(BATCHES[-1], _MOST_PIXELS // exported.preprocessing.size**2))
     found, readable = _Differences(), 0
@@ -98,7 +79,7 @@ def _pixels(file: Path, rules: Preprocessing) -> NDArray[np.uint8] | None:
         return None
 
 
-def _compare(exported: OnnxFile, model: Model, files: Sequence[Path], pixels_NHWC: NDArray[np.uint8],
+def _compare(exported: OnnxModel, model: Model, files: Sequence[Path], pixels_NHWC: NDArray[np.uint8],
              sizes: Sequence[int], found: _Differences) -> None:
     """Compare answers in batches of each size: the first images, repeated where they are fewer."""
     answers = model.predict(list(files), device="cpu")
@@ -109,7 +90,7 @@ def _compare(exported: OnnxFile, model: Model, files: Sequence[Path], pixels_NHW
     expected_L = model.head.logits(features_ND)
     for size in sizes:
         rows = [i % len(files) for i in range(size)]
-        P_NK, L_NK = exported.run(pixels_NHWC[rows])
+        P_NK, L_NK = exported.outputs(pixels_NHWC[rows])
         found.probabilities = _larger(found.probabilities, P_NK - expected_P[rows])
         found.logits = _larger(found.logits, L_NK - expected_L[rows])
         found.other_label |= {files[row] for row, best in zip(rows, P_NK.argmax(1), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -13,29 +12,11 @@ import onnxscript
 import torch
 from torch import nn
 
-from regraft import __version__
 from regraft.errors import ExportError
-from regraft.records.model import ModelRecord
+from regraft.records.exported import LOGITS, MOST_BYTES, PIXELS, PROBABILITIES
 
 #: Version of ONNX's operators. PyTorch's exporter writes this one without converting.
 OPSET = 18
-
-#: Names of what goes in and what comes out.
-PIXELS, PROBABILITIES, LOGITS = "pixels", "probabilities", "logits"
-
-#: Of the metadata in the file.
-FORMAT_VERSION = 1
-
-#: A protocol buffer holds no more, and so no ONNX file without a second one beside it.
-MOST_BYTES = 2**31 - 1
-
-
-def metadata(record: ModelRecord, digest: str) -> dict[str, str]:
-    """What the file says about itself: enough to go from a picture's bytes to a label with nothing else."""
-    return {
-        "format_version": str(FORMAT_VERSION), "regraft_version": __version__, "model_digest": digest,
-        "labels": json.dumps(record.classes), "preprocessing": json.dumps(record.preprocessing.to_dict()),
-    }
 
 
 def onnx_bytes(classifier: nn.Module, size: int, about: Mapping[str, str]) -> bytes:

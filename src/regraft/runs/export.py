@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regraft import manifest
+from regraft import __version__, manifest
+from regraft.data.decode import DECODER
 from regraft.data.index import open_data
 from regraft.data.listing import Seen, pictures
 from regraft.data.named import named_folder
@@ -17,6 +18,7 @@ from regraft.errors import ExportError, MissingExtraError, OutputError
 from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
 from regraft.progress import Progress
 from regraft.records.base import shown
+from regraft.records.exported import ExportedRecord
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.settings import ExportSettings
@@ -32,7 +34,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     started = time.monotonic()
     try:
         from regraft.exports.agreement import check
-        from regraft.exports.onnx_file import OPSET, metadata, onnx_bytes
+        from regraft.exports.onnx_file import OPSET, onnx_bytes
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)
@@ -43,7 +45,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     files, splits = images(model.folder, settings.data)
     progress.say(f"translating {model.record.backbone} to ONNX")
     digest = manifest.model_digest(model.folder)
-    data = onnx_bytes(_classifier(model), model.record.preprocessing.size, metadata(model.record, digest))
+    data = onnx_bytes(_classifier(model), model.record.preprocessing.size, _about(model, digest).metadata())
     agreement = check(data, model, files, splits, progress)
     result = ExportResult(
         model=str(model.folder), model_digest=digest, out=str(out), bytes=len(data),
@@ -103,6 +105,15 @@ def _spread(items: Sequence[_T], most: int) -> list[_T]:
     """At most so many of the items, from all over the list: classes stand one after another in it."""
     count = max(0, min(most, len(items)))
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def _about(model: Model, digest: str) -> ExportedRecord:
+    """What the file will say about itself."""
+    record = model.record
+    return ExportedRecord(
+        labels=record.classes, preprocessing=record.preprocessing, model_digest=digest, regraft_version=__version__,
+        decoder=DECODER, backbone=record.backbone, head=record.head.label, training_counts=record.training_counts,
+        seen=model.seen.training | model.seen.validation)
 
 
 def _classifier(model: Model) -> Any:

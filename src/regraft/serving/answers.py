@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.answering import prediction
 from regraft.data.view import view0
 from regraft.errors import ImageError
 from regraft.records.results import Prediction
@@ -23,7 +22,7 @@ from regraft.runtime import OnnxModel
 from regraft.serving.batching import Batcher
 from regraft.serving.counters import Counters
 from regraft.serving.limits import Limits
-from regraft.serving.problems import Problem
+from regraft.serving.problems import ProblemError
 from regraft.serving.uploads import Upload
 
 _S = TypeVar("_S")
@@ -40,7 +39,7 @@ class Answers:
     """A model that answers pictures of many requests at once, within limits."""
 
     def __init__(self, model: OnnxModel, limits: Limits, counters: Counters) -> None:
-        self._model = model
+        self._answerer = model.answerer()
         self._limits = limits
         self._rules = dataclasses.replace(
             model.preprocessing, max_pixels=min(limits.pixels, model.preprocessing.max_pixels))
@@ -70,12 +69,12 @@ class Answers:
             self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def require_room(self, images: int = 1) -> None:
-        """Raise Problem where so many more pictures could not be answered in time."""
+        """Raise ProblemError where so many more pictures could not be answered in time."""
         full = self._inside + images > self._limits.queue
         expected = (self._inside + images) * self._pace
         # One request alone is tried however slow the network is.
         if full or (self._inside and expected > _PLANNED * self._limits.deadline):
-            raise Problem("busy", f"{self._inside:,} pictures are being answered already",
+            raise ProblemError("busy", f"{self._inside:,} pictures are being answered already",
                           retry_after=self._seconds_until_room())
 
     def _seconds_until_room(self) -> int:
@@ -96,7 +95,7 @@ class Answers:
                 async with asyncio.timeout(self._limits.deadline):
                     return await asyncio.gather(*map(answer, sources))
         except TimeoutError:
-            raise Problem("late", f"the answer was not ready within {self._limits.deadline:g} seconds",
+            raise ProblemError("late", f"the answer was not ready within {self._limits.deadline:g} seconds",
                           retry_after=self._seconds_until_room()) from None
 
     @contextmanager
@@ -114,7 +113,7 @@ class Answers:
         seen = await self._decoded(bytes(upload.data))
         if isinstance(seen, str):
             return Prediction(upload.name, error=seen)
-        return prediction(self._model.classes, upload.name, await self._batcher.answer(seen))
+        return self._answerer.prediction(upload.name, await self._batcher.answer(seen))
 
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | str:
         """Pixels, or why there are none."""

@@ -22,7 +22,7 @@ from regraft.serving.counters import Counters, Counting
 from regraft.serving.guard import Guard
 from regraft.serving.limits import Limits, Memory
 from regraft.serving.page import page
-from regraft.serving.problems import KINDS, MEDIA_TYPE, Problem, of_status
+from regraft.serving.problems import KINDS, MEDIA_TYPE, ProblemError, of_status
 from regraft.serving.schemas import schema
 from regraft.serving.uploads import read_uploads
 
@@ -46,7 +46,7 @@ def _app(model: OnnxModel, name: str, limits: Limits, figures: Counters) -> Fast
 
     app = FastAPI(title="Regraft", version=__version__, description="Image classes of pictures.", lifespan=lifespan,
                   docs_url=None, redoc_url=None, responses=_PROBLEMS)
-    app.add_exception_handler(Problem, _refused)
+    app.add_exception_handler(ProblemError, _refused)
     app.add_exception_handler(HTTPException, _of_framework)
     app.add_exception_handler(Exception, _failed)
     _add_pages(app)
@@ -106,16 +106,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status in sorted({kind.status for kind in KINDS.values()})}
 
 
-def _none_readable(unreadable: Sequence[Prediction]) -> Problem:
+def _none_readable(unreadable: Sequence[Prediction]) -> ProblemError:
     """The problem of a request without one readable picture."""
     reasons = [p.error or "" for p in unreadable]
     kind = "format" if all("no image of a known format" in reason for reason in reasons) else "unreadable"
-    return Problem(kind, reasons[0] if len(reasons) == 1 else f"none of the {len(reasons):,} pictures can be read",
+    return ProblemError(kind, reasons[0] if len(reasons) == 1 else f"none of the {len(reasons):,} pictures can be read",
                    images=[{"path": p.path, "error": p.error or ""} for p in unreadable])
 
 
 async def _refused(_: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ProblemError)
     return problem.response()
 
 
@@ -125,4 +125,4 @@ async def _of_framework(_: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, error: Exception) -> Response:
-    return Problem("failed", f"an unforeseen {type(error).__name__}; the server's log tells more").response()
+    return ProblemError("failed", f"an unforeseen {type(error).__name__}; the server's log tells more").response()

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from regraft.serving.problems import Problem
+from regraft.serving.problems import ProblemError
 
 #: What this machine calls itself.
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -53,20 +53,20 @@ class Guard:
         problem = self._problem(scope)
         await (self._app if problem is None else problem.response())(scope, receive, guarded)
 
-    def _problem(self, scope: MutableMapping[str, Any]) -> Problem | None:
+    def _problem(self, scope: MutableMapping[str, Any]) -> ProblemError | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         named = _HOST.fullmatch(host)
         if named is None or named["name"] not in self._hosts:
-            return Problem("host", "this server does not answer for the host that was named; --allow-host adds one")
+            return ProblemError("host", "this server does not answer for the host that was named; --allow-host adds one")
         origins = headers.getlist("origin")
         if any(origin.lower() not in (f"http://{host}", f"https://{host}") for origin in origins):
-            return Problem("origin", "the request comes from a page of another origin")
+            return ProblemError("origin", "the request comes from a page of another origin")
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site", "none") not in (
                 "none", "same-origin"):
-            return Problem("origin", "the request comes from a page of another site")
+            return ProblemError("origin", "the request comes from a page of another site")
         if self._token is not None and scope["path"] not in OPEN and not self._known(headers):
-            return Problem("token", "send the header Authorization: Bearer TOKEN",
+            return ProblemError("token", "send the header Authorization: Bearer TOKEN",
                            headers={"WWW-Authenticate": "Bearer"})
         return None
 

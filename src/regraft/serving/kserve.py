@@ -21,7 +21,7 @@ from regraft.records.exported import PIXELS, PROBABILITIES
 from regraft.runtime import OnnxModel
 from regraft.serving.answers import Answers
 from regraft.serving.limits import Limits, Memory
-from regraft.serving.problems import Problem
+from regraft.serving.problems import ProblemError
 from regraft.serving.uploads import length, read_body
 
 #: Besides the probabilities: the name of the best class of each picture.
@@ -37,7 +37,7 @@ def router(name: str, model: OnnxModel, answers: Answers, limits: Limits, memory
 
     def require(given: str) -> None:
         if given != name:
-            raise Problem("not-found", f"no model is called {given!r}; this server has {name!r}")
+            raise ProblemError("not-found", f"no model is called {given!r}; this server has {name!r}")
 
     @routes.get("", summary="The server")
     async def server() -> dict[str, Any]:
@@ -86,26 +86,26 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 
 def read_infer(body: bytes, json_length: str | None, size: int,
                most: int) -> tuple[Mapping[str, Any], NDArray[np.uint8]]:
-    """The request's JSON and the pixels in it, uint8 [N, S, S, 3]; raises Problem for anything else."""
+    """The request's JSON and the pixels in it, uint8 [N, S, S, 3]; raises ProblemError for anything else."""
     end = len(body) if json_length is None else length(json_length)
     if end > len(body):
-        raise Problem("malformed", f"{_JSON_LENGTH} is no length within the body")
+        raise ProblemError("malformed", f"{_JSON_LENGTH} is no length within the body")
     try:
         asked = json.loads(body[:end])
     except (ValueError, RecursionError) as error:
-        raise Problem("malformed", f"the body is no JSON document ({error})") from None
+        raise ProblemError("malformed", f"the body is no JSON document ({error})") from None
     inputs = asked.get("inputs") if isinstance(asked, dict) else None
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise Problem("malformed", "there must be exactly one input")
+        raise ProblemError("malformed", "there must be exactly one input")
     tensor = inputs[0]
     shape = tensor.get("shape")
     if tensor.get("name") != PIXELS or tensor.get("datatype") != "UINT8" or not _is_shape(shape, size):
-        raise Problem("malformed", f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
+        raise ProblemError("malformed", f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
     if shape[0] > most:
-        raise Problem("too-large", f"a request may hold {most:,} pictures")
+        raise ProblemError("too-large", f"a request may hold {most:,} pictures")
     values = _listed(tensor.get("data")) if end == len(body) else np.frombuffer(body[end:], np.uint8)
     if values.size != math.prod(shape):
-        raise Problem("malformed", f"{values.size:,} values do not make the shape {shape}")
+        raise ProblemError("malformed", f"{values.size:,} values do not make the shape {shape}")
     return asked, values.reshape(shape)
 
 
@@ -121,7 +121,7 @@ def _listed(data: object) -> NDArray[np.uint8]:
     except ValueError:
         values = np.empty(0)
     if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= 255):
-        raise Problem("malformed", "data must be whole numbers from 0 to 255, flat or nested as the shape says")
+        raise ProblemError("malformed", "data must be whole numbers from 0 to 255, flat or nested as the shape says")
     return values.astype(np.uint8)
 
 
@@ -132,8 +132,8 @@ def written(asked: Mapping[str, Any], name: str, classes: tuple[str, ...], P_NK:
         LABELS: {"datatype": "BYTES", "shape": [len(P_NK)], "data": [classes[best] for best in P_NK.argmax(1)]},
     }
     wanted = asked.get("outputs") or [{"name": output} for output in known]
-    names = [item.get("name") if isinstance(item, dict) else None for item in wanted] if isinstance(wanted, list) else []
-    if not names or not set(names) <= set(known):
-        raise Problem("malformed", f"the outputs are {' and '.join(known)}")
+    names = [item.get("name") for item in wanted if isinstance(item, dict)] if isinstance(wanted, list) else []
+    if not names or len(names) < len(wanted) or not set(names) <= set(known):
+        raise ProblemError("malformed", f"the outputs are {' and '.join(known)}")
     document = {"model_name": name, "outputs": [{"name": output, **known[output]} for output in names]}
     return {"id": asked["id"], **document} if isinstance(asked.get("id"), str) else document

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from regraft.serving.problems import Problem
+from regraft.serving.problems import ProblemError
 
 #: Bodies of this many largest requests fit into memory together.
 _LARGEST_BODIES = 8
@@ -66,8 +66,8 @@ class Share:
         self.held = 0
 
     def take(self, count: int) -> None:
-        """Hold so many bytes more; raises Problem where all requests together would hold too many."""
+        """Hold so many bytes more; raises ProblemError where all requests together would hold too many."""
         if self._memory.held + count > self._memory.most:
-            raise Problem("busy", "the bodies of other requests fill the memory", retry_after=1)
+            raise ProblemError("busy", "the bodies of other requests fill the memory", retry_after=1)
         self._memory.held += count
         self.held += count

@@ -39,7 +39,7 @@ KINDS = {
 _OF_STATUS = {404: "not-found", 405: "method"}
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A refusal, answered as a problem document.
 
     ``detail`` is one line; ``retry_after`` in seconds becomes a header; ``images`` tells of each picture why it can't
@@ -70,6 +70,6 @@ class Problem(Exception):
         return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)
 
 
-def of_status(status: int, detail: str, headers: dict[str, str] | None) -> Problem:
+def of_status(status: int, detail: str, headers: dict[str, str] | None) -> ProblemError:
     """The problem of a status that the framework raised by itself."""
-    return Problem(_OF_STATUS.get(status, "malformed" if status < 500 else "failed"), detail, headers=headers)
+    return ProblemError(_OF_STATUS.get(status, "malformed" if status < 500 else "failed"), detail, headers=headers)

@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from regraft.serving.limits import Limits, Share
-from regraft.serving.problems import Problem
+from regraft.serving.problems import ProblemError
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Upload:
 async def read_uploads(request: Request, limits: Limits, share: Share) -> list[Upload]:
     """The pictures of a multipart form, or the one that is the body itself.
 
-    Raises Problem where the request is malformed, slow, or larger than allowed.
+    Raises ProblemError where the request is malformed, slow, or larger than allowed.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     async with _arriving(limits):
@@ -37,7 +37,7 @@ async def read_uploads(request: Request, limits: Limits, share: Share) -> list[U
 
 
 async def read_body(request: Request, limits: Limits, share: Share) -> bytearray:
-    """The body itself, whatever it is; raises Problem as :func:`read_uploads` does."""
+    """The body itself, whatever it is; raises ProblemError as :func:`read_uploads` does."""
     async with _arriving(limits):
         return await _whole(request, limits, share)
 
@@ -49,15 +49,15 @@ async def _arriving(limits: Limits) -> AsyncIterator[None]:
         async with asyncio.timeout(limits.upload):
             yield
     except TimeoutError:
-        raise Problem("slow", f"the body did not arrive within {limits.upload:g} seconds") from None
+        raise ProblemError("slow", f"the body did not arrive within {limits.upload:g} seconds") from None
     except ClientDisconnect:
-        raise Problem("malformed", "the connection ended in the middle of the body") from None
+        raise ProblemError("malformed", "the connection ended in the middle of the body") from None
 
 
 def length(text: str) -> int:
-    """The number of bytes that a header tells; raises Problem where it tells none."""
+    """The number of bytes that a header tells; raises ProblemError where it tells none."""
     if re.fullmatch(r"[0-9]{1,18}", text) is None:
-        raise Problem("malformed", "a header that tells a length holds no number")
+        raise ProblemError("malformed", "a header that tells a length holds no number")
     return int(text)
 
 
@@ -76,17 +76,17 @@ async def _form(request: Request, boundary: bytes, limits: Limits, share: Share)
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
-        raise Problem("malformed", f"the body is no multipart form ({error})") from None
+        raise ProblemError("malformed", f"the body is no multipart form ({error})") from None
     if not form.ended:
-        raise Problem("malformed", "the multipart form ends in the middle")
+        raise ProblemError("malformed", "the multipart form ends in the middle")
     if not form.uploads:
-        raise Problem("malformed", "the multipart form holds no picture")
+        raise ProblemError("malformed", "the multipart form holds no picture")
     return form.uploads
 
 
 async def _chunks(request: Request, limits: Limits, share: Share) -> AsyncIterator[bytes]:
-    """The body as it arrives; raises Problem as soon as it is known to be too large."""
-    too_large = Problem("too-large", f"a body may have {limits.body:,} bytes")
+    """The body as it arrives; raises ProblemError as soon as it is known to be too large."""
+    too_large = ProblemError("too-large", f"a body may have {limits.body:,} bytes")
     if length(request.headers.get("content-length", "0")) > limits.body:
         raise too_large
     size = 0
@@ -115,7 +115,7 @@ class _Form:
 
     def _begin(self) -> None:
         if len(self.uploads) == self._most:
-            raise Problem("too-large", f"a request may hold {self._most:,} pictures")
+            raise ProblemError("too-large", f"a request may hold {self._most:,} pictures")
         self._disposition = b""
 
     def _name(self, data: bytes, start: int, end: int) -> None:
@@ -133,7 +133,7 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         if b"filename" not in options:
             field_ = options.get(b"name", b"").decode("utf-8", "replace")
-            raise Problem("malformed", f"the part {field_!r} of the form is no file")
+            raise ProblemError("malformed", f"the part {field_!r} of the form is no file")
         self.uploads.append(Upload(options[b"filename"].decode("utf-8", "replace"), bytearray()))
 
     def _data(self, data: bytes, start: int, end: int) -> None:

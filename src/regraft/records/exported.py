@@ -1,0 +1,107 @@
+"""What an exported ONNX file says about itself: enough to go from a picture's bytes to a label with nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from regraft.errors import DataError
+from regraft.records.base import Record
+from regraft.records.preprocessing import Preprocessing
+
+#: Names of what goes in and what comes out.
+PIXELS, PROBABILITIES, LOGITS = "pixels", "probabilities", "logits"
+
+#: A protocol buffer holds no more, and so no ONNX file without a second one beside it.
+MOST_BYTES = 2**31 - 1
+
+#: Bytes of the digest of one image's pixels.
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ExportedRecord(Record):
+    """The metadata of an exported file.
+
+    Attributes
+    ----------
+    labels:
+        Class names, in the order of the outputs.
+    preprocessing:
+        From a file's bytes to the pixels that go in.
+    model_digest:
+        Of the model folder it was made of.
+    regraft_version, decoder:
+        What wrote the file, and what decoded the pictures it was compared on.
+    backbone, head:
+        What it is, in words.
+    training_counts:
+        Images of each class that the head was fitted on.
+    seen:
+        Digests of the pixels of the images that served for fitting or choosing.
+    """
+
+    format_version: ClassVar[int] = 2
+
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    model_digest: str
+    regraft_version: str
+    decoder: str
+    backbone: str
+    head: str
+    training_counts: tuple[int, ...]
+    seen: frozenset[bytes] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise DataError("a model needs at least two classes of different names")
+        if len(self.training_counts) != len(self.labels):
+            raise DataError("a model counts the training images of every class")
+
+    def metadata(self) -> dict[str, str]:
+        """The texts that the file holds, by name."""
+        return {
+            "format_version": str(self.format_version), "regraft_version": self.regraft_version,
+            "decoder": self.decoder, "model_digest": self.model_digest, "backbone": self.backbone, "head": self.head,
+            "labels": json.dumps(self.labels), "preprocessing": json.dumps(self.preprocessing.to_dict()),
+            "training_counts": json.dumps(self.training_counts),
+            "seen": base64.b64encode(b"".join(sorted(self.seen))).decode(),
+        }
+
+    @classmethod
+    def from_metadata(cls, texts: Mapping[str, str]) -> ExportedRecord:
+        """The record of :meth:`metadata`'s texts; raises DataError where they are none of ours."""
+        version = texts.get("format_version")
+        if version != str(cls.format_version):
+            raise DataError(f"its format_version is {version!r}, this Regraft reads {str(cls.format_version)!r}")
+        try:
+            digests = base64.b64decode(texts["seen"], validate=True)
+            return cls(
+                labels=_texts(texts["labels"]), training_counts=_counts(texts["training_counts"]),
+                preprocessing=Preprocessing.from_dict(json.loads(texts["preprocessing"])),
+                model_digest=texts["model_digest"], regraft_version=texts["regraft_version"],
+                decoder=texts["decoder"], backbone=texts["backbone"], head=texts["head"],
+                seen=frozenset(digests[at:at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)))
+        except KeyError as error:
+            raise DataError(f"it does not tell its {error.args[0]}") from None
+        except (ValueError, TypeError) as error:
+            raise DataError(f"what it tells about itself can't be read ({error})") from None
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(_list(text, str))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_list(text, int))
+
+
+def _list(text: str, kind: type) -> list[Any]:
+    values = json.loads(text)
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise ValueError(f"{text[:40]} is no list of {kind.__name__}")
+    return values
