@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
          "training", "evaluation", "strategy", "report", "manifest", "answering", "runtime", "model", "exports",
-         "runs", "demonstration", "api", "cli", "__main__")
+         "serving", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (

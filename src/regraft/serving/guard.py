@@ -58,7 +58,7 @@ class Guard:
         host = headers.get("host", "").lower()
         named = _HOST.fullmatch(host)
         if named is None or named["name"] not in self._hosts:
-            return ProblemError("host", "this server does not answer for the host that was named; --allow-host adds one")
+            return ProblemError("host", "this server does not answer for that host; --allow-host adds one")
         origins = headers.getlist("origin")
         if any(origin.lower() not in (f"http://{host}", f"https://{host}") for origin in origins):
             return ProblemError("origin", "the request comes from a page of another origin")

@@ -100,7 +100,8 @@ def read_infer(body: bytes, json_length: str | None, size: int,
     tensor = inputs[0]
     shape = tensor.get("shape")
     if tensor.get("name") != PIXELS or tensor.get("datatype") != "UINT8" or not _is_shape(shape, size):
-        raise ProblemError("malformed", f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
+        raise ProblemError("malformed",
+                           f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
     if shape[0] > most:
         raise ProblemError("too-large", f"a request may hold {most:,} pictures")
     values = _listed(tensor.get("data")) if end == len(body) else np.frombuffer(body[end:], np.uint8)
