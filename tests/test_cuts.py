@@ -220,16 +220,15 @@ def test_where_something_acts_only_in_training_a_cut_is_only_found() -> None:
     assert any(part is depth for part in suffix.modules_run)
 
 
-@pytest.mark.slow
 def test_a_stage_without_a_trace_is_left_out() -> None:
-    """One of this network's stages ends in a module that is only asked for its convolutions."""
-    traced = trace("coat_lite_tiny", 224)
-    lost = [r for r in traced.network.readouts if r.name.startswith("stage") and r.name not in traced.graph.stage_ends]
-    assert lost
-    with pytest.raises(BackboneError, match=f"leaves no trace, so nothing behind {lost[0].name} can learn; read "):
-        traced.graph.read_at(lost[0])
-    both_sides_are_the_whole(traced, 2)
-    one_step_moves_what_learns(traced, ("stages[-1:]", "head"))
+    """A module that does nothing in this network is passed through, and leaves no operation to cut behind."""
+    network = quick("test_vit").network
+    lost = Readout("stage9", "norm_pre", "none", 8)
+    graph = Graph(network.module, QUICK["test_vit"], [*network.readouts, lost])
+    assert lost.name not in graph.stage_ends
+    assert list(graph.stage_ends) == list(quick("test_vit").graph.stage_ends)
+    with pytest.raises(BackboneError, match="norm_pre leaves no trace, so nothing behind stage9 can learn; read "):
+        graph.read_at(lost)
 
 
 def test_a_padding_in_front_is_no_frozen_part() -> None:

@@ -26,6 +26,7 @@ from regraft.errors import ExportError, OutputError, SettingsError
 from regraft.exports import agreement, onnx_file
 from regraft.heads.linear import LinearHead
 from regraft.model import Model
+from regraft.networks import onnx_graph
 from regraft.progress import Silent
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
@@ -84,7 +85,7 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
 
 def test_one_file_that_tells_nothing_of_the_machine(exported: ExportResult) -> None:
     proto = onnx.load(exported.out, load_external_data=False)
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_file.OPSET)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_graph.OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in proto.graph.initializer)
     (pixels,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim] == ["N", 224, 224, 3]
@@ -124,7 +125,7 @@ def test_a_file_that_answers_otherwise_is_refused(exported: ExportResult, crops:
 
 def test_what_one_file_does_not_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names(folder)
-    monkeypatch.setattr(onnx_file, "MOST_BYTES", 10**6)
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 10**6)
     with pytest.raises(ExportError, match=r"takes [\d,]+ bytes, and one ONNX file holds at most 1,000,000"):
         regraft.export(folder, quiet=True)
     assert names(folder) == before

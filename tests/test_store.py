@@ -27,6 +27,7 @@ from regraft.data.decode import read_file
 from regraft.data.index import open_data
 from regraft.data.view import View, view0
 from regraft.engines.contract import Engine
+from regraft.engines.processor import cores
 from regraft.errors import DataError, StoreError, TimeLimitError
 from regraft.extraction import extract as extraction
 from regraft.extraction import store as storage
@@ -49,6 +50,7 @@ class Colours:
     def __init__(self, key: str = "colours", batch: int = 4) -> None:
         self.key = key
         self.batch = batch
+        self.concurrent = 2
         self.readouts: tuple[Readout, ...] = (Readout("rows", "rows", "none", 8), Readout("mean", "mean", "none", 3))
         self.runs: list[int] = []
 
@@ -521,7 +523,7 @@ def test_ordered_map_is_ordered_and_bounded() -> None:
         time.sleep(0.0002 * (item % 3))
         return item * item
 
-    ahead = extraction._cores() * extraction._QUEUE
+    ahead = cores() * extraction._QUEUE
     for position, result in enumerate(ordered_map(work, range(300))):
         assert result == position * position
         assert len(started) <= position + ahead
@@ -534,7 +536,7 @@ def test_ordered_map_stops_with_its_reader() -> None:
     results = ordered_map(lambda item: seen.append(item), range(1000))
     next(results)
     results.close()
-    assert len(seen) <= extraction._cores() * extraction._QUEUE + 1
+    assert len(seen) <= cores() * extraction._QUEUE + 1
 
 
 # -- processes -------------------------------------------------------------------------------------

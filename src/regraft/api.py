@@ -6,8 +6,6 @@ module that declares them.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,37 +160,34 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 
 
 @takes(PredictSettings)
-def predict(settings: PredictSettings) -> Predictions:
+def predict(settings: PredictSettings) -> Predictions | Any:  # Any: with `out` it is a PredictedFile
     """Answer images with a model.
 
     Label and probabilities of each, in input order. An unreadable image is an answer with its ``error``; the
-    others are answered. Raises ModelError (TamperedError) for an unusable model.
+    others are answered. With ``out`` the answers are in that file alone, and the result counts them; interrupted, the
+    same call goes on from there, as it does with ``csv``.
+
+    Raises
+    ------
+    ModelError, TamperedError
+        The model can't be used.
+    DataError
+        A folder holds no pictures.
+    SettingsError
+        ``out`` has another ending than .csv, .parquet or .jsonl.
+    OutputError
+        A file can't be written, or another one has its place.
     """
-    paths = settings.paths if isinstance(settings.paths, Sequence) else [settings.paths]
-    answers = load(settings.model, module=settings.module).predict(
-        [paths] if isinstance(paths, str) else list(paths), device=settings.device,
-        follow_links=settings.follow_links, progress=_progress(settings.quiet or _is_few(paths)))
-    if settings.csv is not None:
-        from regraft.runs.folder import write_whole
+    from regraft.runs.predict import predict as run
 
-        write_whole(Path(settings.csv), predictions_csv(answers))
-    return answers
+    quiet = settings.quiet or _is_few(settings.paths)
+    return run(settings, load(settings.model, module=settings.module), _progress(quiet))
 
 
-def _is_few(paths: str | Sequence[str | Path]) -> bool:
+def _is_few(paths: str | Path | Sequence[str | Path]) -> bool:
     """A handful of files needs no progress; a folder may hold any number."""
-    listed = [paths] if isinstance(paths, str) else paths
+    listed = [paths] if isinstance(paths, str | Path) else paths
     return len(listed) < 20 and not any(Path(path).is_dir() for path in listed)
-
-
-def predictions_csv(answers: Predictions) -> str:
-    """Path, label, probability, unknown and error of each prediction, with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "unknown", "error"])
-    for p in answers:
-        writer.writerow([p.path, p.label, p.probability, p.unknown, p.error])
-    return text.getvalue()
 
 
 def load(path: str | Path, *, module: object = None) -> Model | Any:  # Any: an OnnxModel

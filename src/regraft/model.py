@@ -79,6 +79,11 @@ class Model:
         """Class names, in the order of the probabilities."""
         return self.record.classes
 
+    @property
+    def digest(self) -> str:
+        """What names the model: a digest of every byte that decides answers, 64 hexadecimal digits."""
+        return manifest.model_digest(self.folder)
+
     def __repr__(self) -> str:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")

@@ -21,10 +21,14 @@ from regraft.errors import SettingsError
 
 Fit = Literal["crop", "pad", "squash"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full"]
 Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx"]
+
+#: Endings of tables of predictions.
+TABLES = (".csv", ".parquet", ".jsonl")
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -120,11 +124,16 @@ Data = Annotated[str | Path, Setting(
     "A folder of class folders or of splits, a CSV or Parquet table, or torchvision:NAME.",
     metavar="DATA", positional=True)]
 ModelPath = Annotated[str | Path, Setting("A model folder that train wrote.", metavar="MODEL", positional=True)]
+AnyModel = Annotated[str | Path, Setting(
+    "A model folder that train wrote, or an ONNX file that export wrote.", metavar="MODEL", positional=True)]
 Group = Annotated[str | None, Setting(
     "What must stay on one side of a split: a table's column, 'parent' (the file's folder) or a regular "
     "expression whose first group, or whole match, names the group.", metavar="COLUMN|parent|REGEX")]
 Seed = Annotated[int, Setting("Seed of every random choice.", ge=0, le=2**31 - 1)]
 DeviceSetting = Annotated[Device, Setting("Where the network runs.")]
+EngineSetting = Annotated[EngineName, Setting(
+    "What runs the frozen network; 'auto' measures once what is installed and takes the fastest that agrees with "
+    "PyTorch.")]
 Store = Annotated[str | Path | None, Setting(
     "Folder of the feature store; by default REGRAFT_STORE or a folder in your cache.", metavar="DIR")]
 StoreLimit = Annotated[str, Setting("Size limit of the feature store; least recently used features go first.",
@@ -206,6 +215,7 @@ class TrainSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     workers: Annotated[int | None, Setting(
@@ -229,7 +239,7 @@ class TrainSettings:
 class EvaluateSettings:
     """Settings of ``evaluate``."""
 
-    model: ModelPath
+    model: AnyModel
     data: Data
     _: dataclasses.KW_ONLY
     split: Annotated[str | None, Setting(
@@ -241,6 +251,7 @@ class EvaluateSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False
@@ -255,11 +266,16 @@ class EvaluateSettings:
 class PredictSettings:
     """Settings of ``predict``."""
 
-    model: ModelPath
+    model: AnyModel
     paths: Annotated[str | Path | Sequence[str | Path], Setting(
         "Image files, or folders of them.", metavar="PATH", positional=True)]
     _: dataclasses.KW_ONLY
     csv: Annotated[str | Path | None, Setting("Write the predictions to this CSV file too.", metavar="F")] = None
+    out: Annotated[str | Path | None, Setting(
+        "Write the predictions to this file and show their number alone; its ending says how: .csv, .parquet or "
+        ".jsonl.", metavar="F")] = None
+    sort_into: Annotated[str | Path | None, Setting(
+        "Copy each picture into this folder, by class.", metavar="DIR")] = None
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
     quiet: Quiet = False
@@ -267,6 +283,10 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.out is not None and Path(self.out).suffix.lower() not in TABLES:
+            raise SettingsError([f"out: {str(self.out)!r} is not allowed; its name must end in {', '.join(TABLES)}"])
+        if self.out is not None and self.csv is not None:
+            raise SettingsError(["out: --csv writes the same table; give one of the two"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,6 +387,7 @@ class FeaturesSettings:
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
     quiet: Quiet = False

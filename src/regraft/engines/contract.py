@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.records.engines import Precision
 from regraft.records.networks import Readout
 
 #: The precision of a model's answer: what predict, evaluate, every reported figure and every export use.
-ANSWER_PRECISION = "fp32"
+ANSWER_PRECISION: Precision = "fp32"
 
 
 class Engine(Protocol):
@@ -19,11 +20,38 @@ class Engine(Protocol):
     ``key`` names what decides the features besides pixels and weights: engine, device and precision.
     ``batch`` is the one number of images the network is run on: fewer are filled up. So the features of an
     image are the same, to the last bit, alone and among others (on one machine and version).
+    ``concurrent`` is how many runs at a time keep the machine busy; more wait for each other.
     """
 
-    key: str
-    batch: int
-    readouts: tuple[Readout, ...]
+    @property
+    def key(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def concurrent(self) -> int: ...
+    @property
+    def readouts(self) -> tuple[Readout, ...]: ...
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Readouts of 1 to ``batch`` images (uint8), joined in order: float32 [B, D]."""
+        """Readouts of 1 to ``batch`` images (uint8), joined in order: float32 [B, D]. Safe to call from any thread."""
+
+
+def engine_key(engine: str, device: str, precision: Precision) -> str:
+    """The ``key`` of an engine."""
+    return f"{engine}-{device}-{precision}"
+
+
+def filled(pixels_BHWC: NDArray[np.uint8], batch: int, size: int) -> NDArray[np.uint8]:
+    """1 to ``batch`` images of ``size`` pixels, filled up with black ones: uint8 [batch, S, S, 3].
+
+    Raises ValueError for any other number, shape or type.
+    """
+    count, shape = len(pixels_BHWC), (size, size, 3)
+    if not 1 <= count <= batch:
+        raise ValueError(f"{count} images; an engine takes 1 to {batch} at a time")
+    if pixels_BHWC.shape[1:] != shape or pixels_BHWC.dtype != np.uint8:
+        raise ValueError(f"images are {pixels_BHWC.dtype} {list(pixels_BHWC.shape[1:])}; this engine takes uint8 "
+                         f"{list(shape)}")
+    full = np.zeros((batch, *shape), np.uint8)
+    full[:count] = pixels_BHWC
+    return full

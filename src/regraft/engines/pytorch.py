@@ -1,4 +1,4 @@
-"""The PyTorch engine: channels-last, fp32, inference mode."""
+"""The PyTorch engine: channels-last, fp32 or bf16 by autocast, inference mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from regraft.engines.contract import ANSWER_PRECISION
+from regraft.engines.contract import ANSWER_PRECISION, engine_key, filled
 from regraft.errors import UsageError
 from regraft.networks.reader import Reader
+from regraft.records.engines import Precision
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 
@@ -39,28 +40,26 @@ class PyTorchEngine:
     A :class:`~regraft.networks.graph.Prefix` is run as it is.
     """
 
+    #: One run keeps all cores busy, and what it taps is not for another thread's run.
+    concurrent = 1
+
     def __init__(self, module: nn.Module, readouts: Sequence[Readout], rules: Preprocessing,
-                 device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> None:
+                 device: Literal["auto", "cpu", "cuda", "mps"] = "auto", precision: Precision = ANSWER_PRECISION,
+                 ) -> None:
         self._device = choose_device(device)
+        self._precision = precision
         self.batch = _BATCH[self._device]
         self.readouts = tuple(readouts)
-        self.key = f"pytorch-{self._device}-{ANSWER_PRECISION}"
+        self.key = engine_key("pytorch", self._device, precision)
         reader = Reader(module, self.readouts, rules).eval()
         self._reader = reader.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._shape = (rules.size, rules.size, 3)
-        # What one run taps is not for another thread's run.
+        self._size = rules.size
         self._running = threading.Lock()
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Readouts of 1 to ``batch`` images, float32 [B, D]."""
-        count = len(pixels_BHWC)
-        if not 1 <= count <= self.batch:
-            raise ValueError(f"{count} images; an engine takes 1 to {self.batch} at a time")
-        if pixels_BHWC.shape[1:] != self._shape or pixels_BHWC.dtype != np.uint8:
-            raise ValueError(f"images are {pixels_BHWC.dtype} {list(pixels_BHWC.shape[1:])}; this engine takes uint8 "
-                             f"{list(self._shape)}")
-        full = np.zeros((self.batch, *self._shape), np.uint8)
-        full[:count] = pixels_BHWC
-        with self._running, torch.inference_mode():
-            joined: NDArray[np.float32] = self._reader(torch.from_numpy(full).to(self._device))[:count].cpu().numpy()
+        full = torch.from_numpy(filled(pixels_BHWC, self.batch, self._size))
+        half = torch.autocast(self._device, torch.bfloat16, enabled=self._precision == "bf16", cache_enabled=False)
+        with self._running, torch.inference_mode(), half:
+            joined: NDArray[np.float32] = self._reader(full.to(self._device))[:len(pixels_BHWC)].cpu().numpy()
         return joined

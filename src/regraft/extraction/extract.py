@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from regraft.data.decode import read_file
 from regraft.data.view import view0, view_key
 from regraft.engines.contract import Engine
+from regraft.engines.processor import cores
 from regraft.errors import DataError, ImageError
-from regraft.extraction.store import FeatureKey, FileState, Memory, Space
+from regraft.extraction.forward import Forward
+from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Memory, Space
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import ImageIndex, Quarantined
@@ -32,6 +34,9 @@ _FLUSH = 64
 
 #: Files looked up in the store at a time.
 _RECALL = 8192
+
+#: Files that the store does not know by name that are looked into before an engine is chosen.
+_LOOKED = 64
 
 #: Decoded images that may wait for the network, for each decoding thread: bounds memory.
 _QUEUE = 8
@@ -63,11 +68,23 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class Route:
+    """A way that images can take: through an engine into its space."""
+
+    space: Space
+    engine: Engine
+
+
+@dataclass(frozen=True)
 class Features:
     """Rows of the store for the readable images of an index.
 
     Attributes
     ----------
+    spaces:
+        What the rows are read from: a space each of the engines that computed them.
+    of_N:
+        Which of the spaces each of the N readable images is in, int64 [N].
     rows:
         Row of the index that each of the N readable images has, int64 [N], ascending.
     digests:
@@ -80,7 +97,8 @@ class Features:
         How often each kind of conversion was needed.
     """
 
-    space: Space
+    spaces: tuple[Space, ...]
+    of_N: NDArray[np.int64]
     rows: NDArray[np.int64]
     digests: tuple[bytes, ...]
     quarantined: tuple[Quarantined, ...]
@@ -90,16 +108,31 @@ class Features:
 
     def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
         """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
-        return self.space.read(self._located_N2[which], readouts)
+        if len(self.spaces) == 1:
+            return self.spaces[0].read(self._located_N2[which], readouts)
+        read_MD = np.empty((len(which), sum(map(self.width, readouts))), np.float32)
+        for number, space in enumerate(self.spaces):
+            there = np.flatnonzero(self.of_N[which] == number)
+            read_MD[there] = space.read(self._located_N2[which[there]], readouts)
+        return read_MD
 
     def width(self, readout: str) -> int:
         """How many numbers a readout has."""
-        return self.space.width(readout)
+        return self.spaces[0].width(readout)
+
+    def engines(self, which: NDArray[np.int64]) -> dict[str, int]:
+        """How many of the given positions each engine computed, by its key; engines of none are left out."""
+        counts = np.bincount(self.of_N[which], minlength=len(self.spaces))
+        return {space.key.engine: int(count) for space, count in zip(self.spaces, counts, strict=True) if count}
 
     @cached_property
     def _located_N2(self) -> NDArray[np.int64]:
         """Where each row lies, looked up once: nothing of an open space moves."""
-        return self.space.locate(self.digests)
+        located_N2 = np.empty((len(self.digests), 2), np.int64)
+        for number, space in enumerate(self.spaces):
+            there = np.flatnonzero(self.of_N == number)
+            located_N2[there] = space.locate([self.digests[int(row)] for row in there])
+        return located_N2
 
 
 @dataclass(frozen=True)
@@ -126,39 +159,52 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
     Raises DataError if more than the share ``max_quarantined`` can't be read, and TimeLimitError at the
     deadline; what is computed until then stays in the store.
     """
+    return extract_by(index, [Route(space, engine)], np.zeros(len(index), np.int64), rules, progress, deadline,
+                      max_quarantined)
+
+
+def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.int64], rules: Preprocessing,
+               progress: Progress, deadline: Deadline, max_quarantined: float) -> Features:
+    """The same by several routes of one store: ``route_N`` says which route computes each of the index's N images.
+
+    An image that another of the routes has features of already is not computed again.
+    """
     view = view_key(rules)
-    done = _known(index, space, view)
+    known = _known(index, routes, route_N, view)
+    done = [None if found is None else found[0] for found in known]
+    of_N = np.array([-1 if found is None else found[1] for found in known], np.int64)
     todo = [row for row, memory in enumerate(done) if memory is None]
-    run = _Pass(space, engine, view)
     errors: dict[int, str] = {}
+    with workers() as pool:
+        run = _Pass(routes, view, pool)
 
-    def look(row: int) -> _Seen:
-        return _look(row, index.file(row), rules, view, run)
+        def look(row: int) -> _Seen:
+            return _look(row, index.file(row), rules, view, run, int(route_N[row]))
 
-    with (progress.task("reading images" if todo else "images known", len(index)) as task,
-          closing(ordered_map(look, todo)) as seen_in_order):
-        task.advance(len(index) - len(todo))
-        try:
-            for seen in seen_in_order:
-                if seen.error is not None:
-                    errors[seen.row] = seen.error
-                else:
-                    done[seen.row] = run.take(seen)
-                task.advance()
-                if deadline.passed:
-                    run.finish()
-                    deadline.check(lambda: f"the features of {sum(m is not None for m in done):,} of {len(index):,} "
-                                   "images are kept; the same command goes on from there")
-            run.finish()
-        finally:
-            run.write()
+        with (progress.task("reading images" if todo else "images known", len(index)) as task,
+              closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
+            task.advance(len(index) - len(todo))
+            try:
+                for seen in seen_in_order:
+                    if seen.error is not None:
+                        errors[seen.row] = seen.error
+                    else:
+                        done[seen.row], of_N[seen.row] = run.take(seen, int(route_N[seen.row]))
+                    task.advance()
+                    if deadline.passed:
+                        run.finish()
+                        deadline.check(lambda: f"the features of {sum(m is not None for m in done):,} of "
+                                       f"{len(index):,} images are kept; the same command goes on from there")
+                run.finish()
+            finally:
+                run.salvage()
     rows = np.array([row for row, memory in enumerate(done) if memory is not None], np.int64)
     kept = [memory for memory in done if memory is not None]
     quarantined = tuple(Quarantined(index.paths[row], reason) for row, reason in sorted(errors.items()))
     refuse_too_many(quarantined, len(index), max_quarantined)
     notes = Counter(_kind(note) for memory in kept for note in memory.notes)
-    return Features(space, rows, tuple(m.digest for m in kept), quarantined, run.computed, len(kept) - run.computed,
-                    notes)
+    return Features(tuple(route.space for route in routes), of_N[rows], rows, tuple(m.digest for m in kept),
+                    quarantined, run.computed, len(kept) - run.computed, notes)
 
 
 def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, engine: Engine,
@@ -171,13 +217,7 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, 
     """
     missing = space.missing(digests)
     todo = [(file, digest) for digest, file in dict(zip(digests, files, strict=True)).items() if digest in missing]
-    waiting: list[tuple[bytes, NDArray[np.uint8]]] = []
     rows: list[tuple[bytes, NDArray[np.float32]]] = []
-
-    def run() -> None:
-        rows.extend(zip((digest for digest, _ in waiting), run_finite(engine, np.stack([p for _, p in waiting])),
-                        strict=True))
-        waiting.clear()
 
     def write() -> None:
         if rows:
@@ -190,41 +230,81 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, 
 
     if not todo:
         return 0
-    with progress.task(title, len(todo)) as task, closing(ordered_map(look, todo)) as seen_in_order:
-        for item in seen_in_order:
-            waiting.append(item)
-            if len(waiting) == engine.batch:
-                run()
+    with (workers() as pool, progress.task(title, len(todo)) as task,
+          closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
+        forward: Forward[bytes] = Forward(engine, pool)
+        for digest, view in seen_in_order:
+            forward.put(digest, view)
+            rows += forward.ready()
             if len(rows) >= _FLUSH:
                 write()
             task.advance()
             deadline.check(lambda: "what was computed of the views is kept")
-        if waiting:
-            run()
+        rows += forward.finish()
         write()
     return len(todo)
 
 
-def _known(index: ImageIndex, space: Space, view: str) -> list[Memory | None]:
-    """What needs no work: the memory of each unchanged file whose pixels have features, None for the others."""
-    done: list[Memory | None] = []
+def _recalled(index: ImageIndex, store: FeatureStore, view: str) -> Iterator[list[Memory | None]]:
+    """What the store remembers of each unchanged file, many files at a time."""
     files = (os.path.join(index.roots[root], path)  # noqa: PTH118 - a Path for each of a million takes seconds
              for root, path in zip(index.root_ids.tolist(), index.paths, strict=True))
     while states := [FileState.of(file) for file in islice(files, _RECALL)]:
-        memories = space.store.recall_files(states, view)
-        missing = space.missing([m.digest for m in memories if m is not None])
-        done += [m if m is not None and m.digest not in missing else None for m in memories]
+        yield store.recall_files(states, view)
+
+
+def _known(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.int64], view: str,
+           ) -> list[tuple[Memory, int] | None]:
+    """What needs no work: memory and route of each unchanged file whose pixels have features, None for the others."""
+    done: list[tuple[Memory, int] | None] = []
+    for memories in _recalled(index, routes[0].space.store, view):
+        digests = [m.digest for m in memories if m is not None]
+        missing = [route.space.missing(digests) for route in routes]
+        for memory in memories:
+            own = int(route_N[len(done)])
+            have = [] if memory is None else [n for n, of in enumerate(missing) if memory.digest not in of]
+            done.append(None if memory is None or not have else (memory, own if own in have else have[0]))
     return done
 
 
-def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass) -> _Seen:
+def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[FeatureKey]) -> list[NDArray[np.bool_]]:
+    """Of which images each space has features, bool [N] for each of the keys, without reading all files.
+
+    Of files that the store does not know by name, such as moved ones, some are looked into; the others are taken to
+    be like their neighbours.
+    """
+    view = keys[0].view
+    memories = [memory for some in _recalled(index, store, view) for memory in some]
+    strange = [row for row, memory in enumerate(memories) if memory is None]
+    if strange and any(store.holds(key) for key in keys):
+        step = -(-len(strange) // _LOOKED)
+        looked = [_content_memory(index.file(row), store, view) for row in strange[::step]]
+        for i, row in enumerate(strange):
+            memories[row] = looked[i // step]
+    digests = [m.digest for m in memories if m is not None]
+    known = []
+    for key in keys:
+        missing = store.missing(key, digests)
+        known.append(np.array([m is not None and m.digest not in missing for m in memories], np.bool_))
+    return known
+
+
+def _content_memory(file: Path, store: FeatureStore, view: str) -> Memory | None:
+    """What the store remembers of a file's bytes; None for one that can't be read."""
+    try:
+        return store.recall_content(hashlib.sha256(read_file(file)).digest(), view)
+    except ImageError:
+        return None
+
+
+def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, route: int) -> _Seen:
     """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
     try:
         state = FileState.of(file)  # Before reading: what changes meanwhile then shows in the next pass.
         data = read_file(file)
         content = hashlib.sha256(data).digest()
-        memory = run.space.store.recall_content(content, view)
-        if memory is not None and not run.needs(memory.digest):
+        memory = run.store.recall_content(content, view)
+        if memory is not None and run.found(memory.digest, route) is not None:
             return _Seen(row, state, content, memory)
         decoded = view0(data, rules)
         return _Seen(row, state, content, Memory(decoded.digest, decoded.notes), decoded.pixels)
@@ -233,80 +313,97 @@ def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass) -> 
 
 
 class _Pass:
-    """Gathers batches for the engine and rows for the store."""
+    """Takes pictures to their engines and features to the store."""
 
-    def __init__(self, space: Space, engine: Engine, view: str) -> None:
-        self.space = space
+    def __init__(self, routes: Sequence[Route], view: str, pool: Executor) -> None:
+        self.store = routes[0].space.store
         self.computed = 0
-        self._engine = engine
+        self._spaces = [route.space for route in routes]
         self._view = view
-        self._batch: dict[bytes, NDArray[np.uint8]] = {}
-        self._rows: list[tuple[bytes, NDArray[np.float32]]] = []
+        self._forward: list[Forward[bytes]] = [Forward(route.engine, pool) for route in routes]
+        self._rows: list[list[tuple[bytes, NDArray[np.float32]]]] = [[] for _ in routes]
         self._known: list[tuple[FileState, bytes, Memory]] = []
-        self._fresh: set[bytes] = set()
+        self._fresh: dict[bytes, int] = {}  # the route of each picture taken in this pass
+        self._pending: set[bytes] = set()  # those of them that the store has not yet
 
-    def needs(self, digest: bytes) -> bool:
-        """Whether these pixels have no features yet, in the store or on their way there."""
-        return digest not in self._fresh and bool(self.space.missing([digest]))
+    def found(self, digest: bytes, route: int) -> int | None:
+        """The route, this one before others, that has features of these pixels, or has them on their way."""
+        if digest in self._fresh:
+            return self._fresh[digest]
+        others = (n for n in range(len(self._spaces)) if n != route)
+        return next((n for n in (route, *others) if not self._spaces[n].missing([digest])), None)
 
-    def take(self, seen: _Seen) -> Memory:
-        """Accept one readable file; runs the network once a batch is full."""
+    def take(self, seen: _Seen, route: int) -> tuple[Memory, int]:
+        """Accept one readable file; its memory, and the route that its features are of."""
         assert seen.memory is not None
         digest = seen.memory.digest
-        if seen.pixels is not None and self.needs(digest):
-            self._fresh.add(digest)
-            self._batch[digest] = seen.pixels
-            if len(self._batch) == self._engine.batch:
-                self._run()
+        there = self.found(digest, route)
+        if there is None:
+            assert seen.pixels is not None
+            there = self._fresh[digest] = route
+            self._pending.add(digest)
+            self._forward[route].put(digest, seen.pixels)
+            self._gather(Forward.ready)
         if seen.state is not None:
             self._known.append((seen.state, seen.content, seen.memory))
-        if len(self._rows) >= _FLUSH or len(self._known) >= 4 * _FLUSH:
-            self.write()
-        return seen.memory
+        if sum(map(len, self._rows)) >= _FLUSH or len(self._known) >= 4 * _FLUSH:
+            self._write()
+        return seen.memory, there
 
     def finish(self) -> None:
         """Run what waits, write what is computed."""
-        if self._batch:
-            self._run()
-        self.write()
+        self._gather(Forward.finish)
+        self._write()
 
-    def _run(self) -> None:
-        features = run_finite(self._engine, np.stack(list(self._batch.values())))
-        self._rows += zip(self._batch, features, strict=True)
-        self.computed += len(self._batch)
-        self._batch = {}
-
-    def write(self) -> None:
+    def salvage(self) -> None:
         """Write what is computed; after a failure too, so that no work of the network is lost."""
-        if self._rows:
-            self.space.append([digest for digest, _ in self._rows], np.stack([row for _, row in self._rows]))
-            self._rows = []
-        # A file whose pixels still wait for the network is remembered with the next batch.
-        ready = [known for known in self._known if known[2].digest not in self._batch]
+        self._gather(Forward.salvage)
+        self._write()
+
+    def _gather(self, take: Callable[[Forward[bytes]], list[tuple[bytes, NDArray[np.float32]]]]) -> None:
+        for rows, forward in zip(self._rows, self._forward, strict=True):
+            new = take(forward)
+            rows += new
+            self.computed += len(new)
+
+    def _write(self) -> None:
+        for space, rows in zip(self._spaces, self._rows, strict=True):
+            if rows:
+                space.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
+                self._pending.difference_update(digest for digest, _ in rows)
+                rows.clear()
+        # A file whose pixels still wait for the network is remembered with a later batch.
+        ready = [known for known in self._known if known[2].digest not in self._pending]
         if ready:
-            self.space.store.remember(ready, self._view)
-            self._known = [known for known in self._known if known[2].digest in self._batch]
+            self.store.remember(ready, self._view)
+            self._known = [known for known in self._known if known[2].digest in self._pending]
 
 
-def run_finite(engine: Engine, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The engine's features of a batch, float32 [B, D]; raises DataError where a number is not finite."""
-    features_BD = engine.run(pixels_BHWC)
-    if not np.isfinite(features_BD).all():
-        raise DataError("the network gives numbers that are not finite; its weights do not fit this preprocessing "
-                        "or are damaged")
-    return features_BD
+@contextmanager
+def workers() -> Iterator[Executor]:
+    """One thread a core; what waits when it is left is never begun."""
+    pool = ThreadPoolExecutor(cores(), thread_name_prefix="regraft-decode")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int | None = None,
-                ahead: int | None = None) -> Generator[_R]:
-    """Results in order, computed by one thread a core (or ``workers``; 0 for none), a bounded number ahead."""
-    workers = _cores() if workers is None else workers
+                ahead: int | None = None, pool: Executor | None = None) -> Generator[_R]:
+    """Results in order, computed by one thread a core (or ``workers``; 0 for none), a bounded number ahead.
+
+    With ``pool``, its threads compute them, between other work.
+    """
+    workers = cores() if workers is None else workers
     if workers == 0:
         yield from map(function, items)
         return
     ahead = workers * _QUEUE if ahead is None else ahead
     waiting: deque[Future[_R]] = deque()
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
+    own = None if pool is not None else ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
+    executor = pool or own
+    assert executor is not None
     try:
         for item in items:
             waiting.append(executor.submit(function, item))
@@ -315,13 +412,10 @@ def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int 
         while waiting:
             yield waiting.popleft().result()
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    """Cores this process may run on; a container may have fewer than the machine."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+        for future in waiting:
+            future.cancel()
+        if own is not None:
+            own.shutdown(wait=True, cancel_futures=True)
 
 
 def _kind(note: str) -> str:

@@ -46,6 +46,10 @@ _KEPT: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.float
 
 Numbers = Literal["float32", "float16", "bfloat16"]
 
+#: The folder in the store for what is known of the engines of a network, and the network written down for them.
+#: Files in it begin with the digest of the network's tensors, so many digits of it.
+ENGINES, ENGINES_DIGITS = "engines", 16
+
 #: Bytes after which a shard is full.
 _SHARD_BYTES = 256 * 2**20
 
@@ -288,6 +292,18 @@ class FeatureStore:
 
     # -- spaces ------------------------------------------------------------------------------------
 
+    def holds(self, key: FeatureKey) -> bool:
+        """Whether there are any features in a space."""
+        with self._guard(), self._lock:
+            return self._db.execute("SELECT 1 FROM rows WHERE space = ? LIMIT 1", (key.id,)).fetchone() is not None
+
+    def missing(self, key: FeatureKey, digests: Sequence[bytes]) -> set[bytes]:
+        """Those digests that have no row in a space yet. Safe to call from any thread."""
+        wanted = list(set(digests))
+        found = {digest for (digest,) in self._select(
+            "SELECT digest FROM rows WHERE space = ? AND digest IN", key.id, wanted)}
+        return set(wanted) - found
+
     @contextmanager
     def space(self, key: FeatureKey) -> Iterator[Space]:
         """Open, or begin, a space; while it is open nothing of it is cleared."""
@@ -366,6 +382,7 @@ class FeatureStore:
             # Files that no shard names: of those just deleted, and of processes that died while deleting.
             named = {file for (file,) in self._db.execute("SELECT file FROM shards")}
             removed = [f for f in self.folder.iterdir() if _SHARD_NAME.fullmatch(f.name) and f.name not in named]
+            removed += self._unused_engines()
         with self._guard():
             for file in removed:
                 file.unlink(missing_ok=True)
@@ -373,6 +390,12 @@ class FeatureStore:
                 with self._lock:
                     self._db.execute("VACUUM")
         return freed
+
+    def _unused_engines(self) -> list[Path]:
+        """What is kept for the engines of networks of which there is no space any more."""
+        kept = {json.loads(about)["weights"][:ENGINES_DIGITS] for (about,) in self._db.execute(
+            "SELECT about FROM spaces")}
+        return [file for file in (self.folder / ENGINES).glob("*") if file.name[:ENGINES_DIGITS] not in kept]
 
     def _forget_empty(self, views: Mapping[str, str], in_use: Mapping[str, bool]) -> None:
         """Forget spaces without features, and the files seen through views that no space has any more."""
@@ -400,10 +423,7 @@ class Space:
 
     def missing(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those digests that have no row yet. Safe to call from any thread."""
-        wanted = list(set(digests))
-        found = {digest for (digest,) in self.store._select(
-            "SELECT digest FROM rows WHERE space = ? AND digest IN", self.key.id, wanted)}
-        return set(wanted) - found
+        return self.store.missing(self.key, digests)
 
     def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> None:
         """Add rows: N digests, float32 [N, D]. Flushed to disk before they can be found.

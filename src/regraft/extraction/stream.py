@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from regraft.data.view import view0
 from regraft.engines.contract import Engine
 from regraft.errors import ImageError
-from regraft.extraction.extract import ordered_map, refuse_too_many, run_finite
+from regraft.extraction.extract import ordered_map, refuse_too_many, workers
+from regraft.extraction.forward import Forward
 from regraft.progress import Progress
 from regraft.records.images import ImageIndex, Quarantined
 from regraft.records.preprocessing import Preprocessing
@@ -36,26 +37,26 @@ class Stream:
         self._share = max_quarantined
 
     def blocks(self, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-        """Features of one image after another, float32 [n, *shape], n at most the engine's batch.
+        """Features of one image after another, float32 [1, *shape].
 
         Raises DataError at the end if too many images can't be read.
         """
-        waiting: list[NDArray[np.uint8]] = []
         errors: list[Quarantined] = []
-        with (self._progress.task("reading images", len(self._index)) as task,
-              closing(ordered_map(self._look, range(len(self._index)))) as seen_in_order):
+        with (workers() as pool, self._progress.task("reading images", len(self._index)) as task,
+              closing(ordered_map(self._look, range(len(self._index)), pool=pool)) as seen_in_order):
+            forward: Forward[int] = Forward(self._engine, pool)
             for row, pixels, digest in seen_in_order:
                 if isinstance(pixels, str):
                     errors.append(Quarantined(self._index.paths[row], pixels))
                 else:
                     self.rows.append(row)
                     self.digests.append(digest)
-                    waiting.append(pixels)
-                if len(waiting) == self._engine.batch:
-                    yield self._run(waiting, shape)
+                    forward.put(row, pixels)
+                for _, features_D in forward.ready():
+                    yield features_D.reshape(1, *shape)
                 task.advance()
-            if waiting:
-                yield self._run(waiting, shape)
+            for _, features_D in forward.finish():
+                yield features_D.reshape(1, *shape)
         self.quarantined = tuple(errors)
         refuse_too_many(self.quarantined, len(self._index), self._share)
 
@@ -66,8 +67,3 @@ class Stream:
             return row, view.pixels, view.digest
         except ImageError as error:
             return row, error.reason, b""
-
-    def _run(self, waiting: list[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        features = run_finite(self._engine, np.stack(waiting))
-        waiting.clear()
-        return features.reshape(-1, *shape)

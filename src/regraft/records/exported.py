@@ -12,7 +12,10 @@ from regraft.errors import DataError
 from regraft.records.base import Record
 from regraft.records.preprocessing import Preprocessing
 
-#: Names of what goes in and what comes out.
+#: Version of ONNX's operators. PyTorch's exporter writes this one without converting.
+OPSET = 18
+
+#: Names of what goes in, pixels of view 0 as uint8 [N, S, S, 3], and of what comes out, float32 [N, K].
 PIXELS, PROBABILITIES, LOGITS = "pixels", "probabilities", "logits"
 
 #: A protocol buffer holds no more, and so no ONNX file without a second one beside it.

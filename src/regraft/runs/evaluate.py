@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +16,93 @@ from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
-from regraft.model import load
+from regraft.extraction.stream import Stream
+from regraft.model import Model, load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
-from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex
+from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
+from regraft.records.networks import Readout
 from regraft.records.results import Evaluation
+from regraft.runs.engines import Work, answer_engine
+from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import EvaluateSettings, size_in_bytes
+
+_Model = TypeVar("_Model", Model, OnnxModel)
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
-    model = load(settings.model, settings.module)
+    if is_onnx(settings.model):
+        return _evaluate(load_onnx(settings.model), _by_file, settings, progress)
+    return _evaluate(load(settings.model, settings.module), _by_features, settings, progress)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """Probabilities float64 [N, K] of the readable images, ``rows`` of the index; how many the model knew already."""
+
+    P_NK: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    seen: int
+    quarantined: Sequence[Quarantined]
+
+
+def _evaluate(model: _Model, answer: Callable[[_Model, ImageIndex, EvaluateSettings, Progress], _Answered],
+              settings: EvaluateSettings, progress: Progress) -> Evaluation:
     record = model.record
     index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
     if settings.splits is not None:
         index = apply_splits(index, Path(settings.splits))
     index, split = _choose_split(index, settings.split)
     y_N = _as_the_model_counts(index, model.classes)
-    engine = model.engine(settings.device, all_readouts=True)
+    answered = answer(model, index, settings, progress)
+    seen, count = answered.seen, len(answered.rows)
+    return evaluation.judge(
+        # What the model has seen is no test of it, whatever the folder is called.
+        answered.P_NK, y_N[answered.rows], model.classes, split="seen" if seen and split == "test" else split,
+        method="answers of the saved model",
+        majority=int(np.argmax(record.training_counts)), seen=seen, unreadable=answered.quarantined,
+        note="" if not seen else f"{seen:,} of {count:,} images served for fitting or choosing this model")
+
+
+def _by_features(model: Model, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
+    """Through the store: what was computed in training or before is not computed again."""
+    record = model.record
     rules = record.preprocessing
+    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
+        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))
-            P = model.head.probabilities(features.read(everything, record.head.readouts))
+            P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
         store.trim(size_in_bytes(settings.store_limit))
-    seen = model.seen.count(features.digests)
-    return evaluation.judge(
-        # What the model has seen is no test of it, whatever the folder is called.
-        P, y_N[features.rows], model.classes, split="seen" if seen and split == "test" else split,
-        method="answers of the saved model",
-        majority=int(np.argmax(record.training_counts)), seen=seen, unreadable=features.quarantined,
-        note="" if not seen else f"{seen:,} of {len(features.rows):,} images served for fitting or choosing this model")
+    return _Answered(P_NK, features.rows, model.seen.count(features.digests), features.quarantined)
+
+
+def _by_file(model: OnnxModel, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
+    """An exported file gives probabilities alone, which the store does not keep."""
+    model.answerer(settings.device)  # which refuses another device
+    stream = Stream(index, _Probabilities(model), model.preprocessing, progress, settings.max_quarantined)
+    P_NK = np.concatenate(list(stream.blocks((len(model.classes),)))).astype(np.float64)
+    seen = sum(digest in model.record.seen for digest in stream.digests)
+    return _Answered(P_NK, np.array(stream.rows, np.int64), seen, stream.quarantined)
+
+
+class _Probabilities:
+    """An exported file as an engine whose features are probabilities."""
+
+    key = "onnxruntime-cpu-fp32"
+    batch = 4
+    readouts: tuple[Readout, ...] = ()
+    concurrent = 1
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._model = model
+
+    def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities, float32 [B, K]."""
+        return self._model.run(pixels_BHWC).astype(np.float32)
 
 
 def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regraft import __version__, manifest
+from regraft import __version__
 from regraft.data.decode import DECODER
 from regraft.data.index import open_data
 from regraft.data.listing import Seen, pictures
@@ -18,7 +18,7 @@ from regraft.errors import ExportError, MissingExtraError, OutputError
 from regraft.model import EXPORT, EXPORT_RECORD, RUN, Model, load
 from regraft.progress import Progress
 from regraft.records.base import shown
-from regraft.records.exported import ExportedRecord
+from regraft.records.exported import OPSET, ExportedRecord
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.settings import ExportSettings
@@ -34,7 +34,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     started = time.monotonic()
     try:
         from regraft.exports.agreement import check
-        from regraft.exports.onnx_file import OPSET, onnx_bytes
+        from regraft.exports.onnx_file import onnx_bytes
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)
@@ -44,7 +44,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
                           + ("it is a folder" if out.is_dir() else f"there is no folder {shown(str(out.parent))}"))
     files, splits = images(model.folder, settings.data)
     progress.say(f"translating {model.record.backbone} to ONNX")
-    digest = manifest.model_digest(model.folder)
+    digest = model.digest
     data = onnx_bytes(_classifier(model), model.record.preprocessing.size, _about(model, digest).metadata())
     agreement = check(data, model, files, splits, progress)
     result = ExportResult(

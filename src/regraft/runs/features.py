@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.engines.contract import Engine
-from regraft.errors import MissingExtraError, OutputError
+from regraft.errors import OutputError
 from regraft.extraction import files
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore
@@ -23,6 +23,7 @@ from regraft.records.features import FeatureExport, FeatureOrigin
 from regraft.records.images import ImageIndex, Quarantined
 from regraft.records.networks import Readout
 from regraft.records.results import FeatureCount
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import whole_file
 from regraft.runs.train import network_and_rules
 from regraft.settings import FeaturesSettings, size_in_bytes
@@ -73,8 +74,10 @@ class _Export:
         """Pooled features: small, so they are kept in the store, and found there by a later training."""
         # The readouts of the network are computed together, as every training does: nothing is computed twice.
         shared = self.readout in self.network.readouts
-        engine = self._engine(self.network.readouts if shared else [self.readout])
+        readouts = self.network.readouts if shared else (self.readout,)
         with FeatureStore(self._settings.store) as store:
+            engine = answer_engine(self._work(readouts), self._index, store, self._settings.engine,
+                                   self._settings.device, self._progress)
             with store.space(feature_key(self._rules, self.network.digest, engine)) as space:
                 found = extract(self._index, space, engine, self._rules, self._progress, Deadline(None),
                                 self._settings.max_quarantined)
@@ -88,17 +91,15 @@ class _Export:
 
     def from_stream(self, half: Path, kind: str) -> tuple[FeatureCount, tuple[Quarantined, ...]]:
         """Features in their own shape: large, so they go to the file as they come."""
-        engine = self._engine([self.readout])
+        with FeatureStore(self._settings.store) as store:
+            engine = answer_engine(self._work((self.readout,)), self._index, store, self._settings.engine,
+                                   self._settings.device, self._progress)
         stream = Stream(self._index, engine, self._rules, self._progress, self._settings.max_quarantined)
         self._write(half, kind, engine, stream.blocks(self.shape), None, stream.rows, stream.digests)
         return FeatureCount(len(stream.rows), 0), stream.quarantined
 
-    def _engine(self, readouts: Sequence[Readout]) -> Engine:
-        try:
-            from regraft.engines.pytorch import PyTorchEngine
-        except ImportError:
-            raise MissingExtraError("computing features", "train") from None
-        return PyTorchEngine(self.network.module, readouts, self._rules, self._settings.device)
+    def _work(self, readouts: tuple[Readout, ...]) -> Work:
+        return Work(self.network.name, self.network.module, self.network.digest, readouts, self._rules)
 
     def _write(self, half: Path, kind: str, engine: Engine, blocks: files.Blocks, count: int | None,
                rows: Sequence[int] | NDArray[np.int64], digests: Sequence[bytes]) -> None:

@@ -196,6 +196,7 @@ class _Colours:
 
     key = "colours"
     batch = 64
+    concurrent = 1
     readouts: tuple[Readout, ...] = (Readout("colour", "", "none", 3),)
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,8 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
-from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.extraction.extract import Rows, extract, feature_key
+from regraft.extraction.extract import Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
@@ -33,6 +32,7 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
 from regraft.settings import FeaturesSettings, TrainSettings, seconds, size_in_bytes
 
@@ -42,8 +42,8 @@ _FOLDS = 5
 REPEATS = 2
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
-_OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "workers", "time_limit", "quiet", "hooks",
-                "plan")
+_OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "engine", "workers", "time_limit", "quiet",
+                "hooks", "plan")
 
 _Prepared = TypeVar("_Prepared")
 
@@ -90,15 +90,21 @@ def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
            started: float) -> TrainResult:
     tell_images(index, folder, progress)
-    network, engine, rules = _backbone(settings, index)
+    network, rules = network_and_rules(settings, index, "training")
     tell_network(network, progress)
     folds = number_of_folds(settings, index)
     plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
                 settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     with FeatureStore(settings.store) as store:
-        with store.space(feature_key(rules, network.digest, engine)) as space:
-            features = extract(index, space, engine, rules, progress, deadline, settings.max_quarantined)
+        with ExitStack() as spaces:
+            work = Work(network.name, network.module, network.digest, network.readouts, rules)
+            learns_N = _learns(index, folds)
+            engines = engines_for(work, index, learns_N, store, settings.engine, settings.device, progress)
+            routes = [Route(spaces.enter_context(store.space(feature_key(rules, network.digest, engine))), engine)
+                      for engine in dict.fromkeys(engines)]
+            route_N = np.where(learns_N, 0, len(routes) - 1)
+            features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
             fitted = fit(index, features, network.readouts, plan, progress, deadline)
         trim(store, size_in_bytes(settings.store_limit), progress)
@@ -193,13 +199,11 @@ def number_of_folds(settings: TrainSettings, index: ImageIndex) -> int | None:
     return settings.folds or (_FOLDS if learnable < CROSS_VALIDATED_BELOW else None)
 
 
-def _backbone(settings: TrainSettings, index: ImageIndex) -> tuple[Any, Engine, Preprocessing]:
-    try:
-        from regraft.engines.pytorch import PyTorchEngine
-    except ImportError:
-        raise MissingExtraError("training", "train") from None
-    network, rules = network_and_rules(settings, index, "training")
-    return network, PyTorchEngine(network.module, network.readouts, rules, settings.device), rules
+def _learns(index: ImageIndex, folds: int | None) -> NDArray[np.bool_]:
+    """Which images are learned from: those of figures, which the answer's precision is for, are the others."""
+    held = (splits.TEST,) if folds is not None else (splits.TEST, splits.VALIDATION)
+    learns_N: NDArray[np.bool_] = ~np.isin(index.splits, held)
+    return learns_N
 
 
 def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIndex, what: str,

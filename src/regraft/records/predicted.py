@@ -1,0 +1,55 @@
+"""What a prediction over many images leaves: a row for each in a file, and how many there are of what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from regraft.records.base import Record, shown
+from regraft.records.results import Prediction
+
+#: A cell of a table of predictions.
+Cell = str | float | bool | None
+
+#: Columns of a table of predictions, whatever its format.
+COLUMNS = ("path", "label", "probability", "runner_up", "runner_up_probability", "unknown", "model_digest", "error")
+
+
+def row(answer: Prediction, model_digest: str) -> dict[str, Cell]:
+    """One row under the names of ``COLUMNS``; with an error, path, digest and error alone are filled."""
+    others = {label: p for label, p in (answer.probabilities or {}).items() if label != answer.label}
+    runner_up = max(others, key=others.__getitem__, default=None)
+    cells = (answer.path, answer.label, answer.probability, runner_up,
+             None if runner_up is None else others[runner_up], answer.unknown, model_digest, answer.error)
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+@dataclass(frozen=True, repr=False)
+class PredictedFile(Record):
+    """A finished table of predictions.
+
+    Attributes
+    ----------
+    out:
+        The file.
+    model_digest:
+        Of the model that answered.
+    images, errors:
+        Rows, and those without an answer.
+    labels:
+        How many images got each label.
+    continued:
+        Rows that an interrupted run of the same command had made.
+    """
+
+    out: str
+    model_digest: str
+    images: int
+    errors: int
+    labels: dict[str, int]
+    continued: int = 0
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{shown(label)} {count:,}" for label, count in self.labels.items() if count)
+        return (f"{self.images:,} images in {shown(self.out)}: {counts or 'no answers'}"
+                + (f"; {self.errors:,} can't be read" if self.errors else "")
+                + (f"; {self.continued:,} rows are of an interrupted run" if self.continued else ""))

@@ -1,0 +1,369 @@
+"""The engines of a pass: what is known of them is kept in the store's folder, what is worth knowing is measured."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data.view import view0, view_key
+from regraft.engines import processor
+from regraft.engines.choose import KINDS, REFERENCE, Pair, missing, pairs, shortest
+from regraft.engines.contract import ANSWER_PRECISION, Engine, engine_key
+from regraft.errors import BackboneError, DataError, ImageError, UsageError
+from regraft.extraction.extract import known_features
+from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore
+from regraft.progress import Progress
+from regraft.records.base import shown
+from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
+from regraft.records.images import ImageIndex
+from regraft.records.networks import Readout
+from regraft.records.preprocessing import Preprocessing
+from regraft.runs.folder import write_whole
+from regraft.settings import Device, EngineName
+
+#: Packages that decide how fast an engine is and which bits it gives.
+PACKAGES = ("torch", "openvino", "onnxruntime", "onnxscript")
+
+#: With fewer images to compute, nothing is measured: what is known already will do.
+_FEW = 64
+
+#: Images that candidates are compared on.
+_SAMPLE = 32
+
+#: A graph is written where what it can save is this many times what it costs: forecasts are rough.
+_WORTH = 2.0
+
+#: Images a run of the engines beside PyTorch, each on one core.
+_BATCH = 8
+
+#: Seconds until an engine beside PyTorch is loaded, and one candidate is measured, roughly.
+_LOADING, _MEASURING = 0.7, 1.5
+
+#: Characters of an engine's own words that are shown.
+_LONGEST = 200
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network to be run: its parts, the digest of its tensors, where it is read, how it sees."""
+
+    backbone: str
+    module: Any
+    digest: str
+    readouts: tuple[Readout, ...]
+    rules: Preprocessing
+
+
+def engines_for(work: Work, index: ImageIndex, learns_N: NDArray[np.bool_], store: FeatureStore, wanted: EngineName,
+                device: Device, progress: Progress) -> tuple[Engine, Engine]:
+    """The engines that compute an index's images, those to learn from (``learns_N``) and those for figures.
+
+    Often they are one. Raises UsageError where the ``wanted`` one can't run here.
+    """
+    engines = Engines(work, store, wanted, device, progress)
+    return engines.choose(index, learns_N)
+
+
+def answer_engine(work: Work, index: ImageIndex, store: FeatureStore, wanted: EngineName, device: Device,
+                  progress: Progress) -> Engine:
+    """The engine that computes all images at the answer's precision."""
+    return engines_for(work, index, np.zeros(len(index), np.bool_), store, wanted, device, progress)[1]
+
+
+class Engines:
+    """The candidates for one network on this machine."""
+
+    def __init__(self, work: Work, store: FeatureStore, wanted: EngineName, device: Device, progress: Progress,
+                 ) -> None:
+        from regraft.engines.pytorch import choose_device
+
+        self._work = work
+        self._store = store
+        self._progress = progress
+        self._wanted_device = device
+        self._device = choose_device(device)
+        self._kinds = candidates(wanted, self._device)
+        self._file = store.folder / ENGINES / f"{work.digest[:ENGINES_DIGITS]}-{self._id}.json"
+        self._choice = _read(self._file) or EngineChoice(
+            work.backbone, work.digest, work.rules.size, processor.name(), processor.cores(), versions())
+
+    @property
+    def _graph(self) -> Path:
+        return self._file.with_suffix(".onnx")
+
+    @property
+    def _id(self) -> str:
+        """Of all that decides what is measured: network, readouts, rules, machine and versions."""
+        work = self._work
+        decides = [work.digest, [readout.to_dict() for readout in work.readouts], work.rules.size, work.rules.mean,
+                   work.rules.std, self._device, processor.name(), processor.cores(), versions(), _BATCH]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    # -- the choice --------------------------------------------------------------------------------
+
+    def choose(self, index: ImageIndex, learns_N: NDArray[np.bool_]) -> tuple[Engine, Engine]:
+        """The pair with the shortest forecast of those that agree; an engine that fails is left out, and it is said."""
+        known = dict(zip(self._kinds, known_features(index, self._store, [self._key(k) for k in self._kinds]),
+                         strict=True))
+        self._file.parent.mkdir(exist_ok=True)
+        # Of several processes one measures; the others wait, and find what it found.
+        with filelock.FileLock(self._file.with_suffix(".lock")):
+            self._choice = _read(self._file) or self._choice
+            while True:
+                pair = self._pair(index, known, learns_N)
+                try:
+                    return self._both(pair, *missing(pair, known, learns_N))
+                except _FailedError as failure:
+                    self._fail(failure.kind, failure.reason)
+
+    def _both(self, pair: Pair, to_learn: int, to_answer: int) -> tuple[Engine, Engine]:
+        """The engines of a pair, with how many images each has to compute."""
+        if pair.learning == pair.answers:
+            engine = self._made(pair.learning, to_learn + to_answer)
+            return engine, engine
+        return self._made(pair.learning, to_learn), self._made(pair.answers, to_answer)
+
+    def _pair(self, index: ImageIndex, known: Mapping[EngineKind, NDArray[np.bool_]], learns_N: NDArray[np.bool_],
+              ) -> Pair:
+        """The pair to take; measures what is worth it first."""
+        best, fewest = shortest(self._pairs(), known, learns_N, lambda _, images: images)
+        if fewest < _FEW or len(self._kinds) == 1:
+            return best
+        if self._rate(self._kinds[0]) is None:
+            self._measure(self._kinds[:1], self._sample(index))
+        best, seconds = shortest(self._pairs(), known, learns_N, self._forecast)
+        left = [kind for kind in self._kinds if self._choice.of(kind) is None]
+        if left and seconds > _WORTH * self._price(left):
+            self._measure(left, self._sample(index))
+            best, _ = shortest(self._pairs(), known, learns_N, self._forecast)
+            left = []
+        reason = (f"the others cost more to prepare than they save on {fewest:,} images" if left else
+                  "the shortest forecast of those that agree with PyTorch in fp32")
+        self._write(replace(self._choice, learning=best.learning if learns_N.any() else self._choice.learning,
+                            answers=best.answers, reason=reason))
+        return best
+
+    def _pairs(self) -> list[Pair]:
+        """Pairs of candidates that did not fail and are not known to disagree; what was taken last comes first."""
+        figures = {kind: self._choice.of(kind) for kind in self._kinds}
+        left = pairs([kind for kind, of in figures.items() if of is None or of.agrees])
+        return sorted(left, key=lambda pair: (pair.learning, pair.answers) != (self._choice.learning,
+                                                                                self._choice.answers))
+
+    def _rate(self, kind: EngineKind) -> float | None:
+        figures = self._choice.of(kind)
+        return None if figures is None else figures.images_per_second
+
+    def _forecast(self, kind: EngineKind, images: int) -> float:
+        """Seconds that an engine takes from now on; nothing where there is nothing to do."""
+        if not images:
+            return 0.0
+        rate = self._rate(kind)
+        if rate is None:
+            return float("inf")
+        return images / rate + (0.0 if kind.engine == "pytorch" else _LOADING + self._converting())
+
+    def _price(self, kinds: Sequence[EngineKind]) -> float:
+        """Seconds that measuring candidates takes."""
+        converted = any(kind.engine != "pytorch" for kind in kinds)
+        return _MEASURING * len(kinds) + (self._converting() if converted else 0.0)
+
+    def _converting(self) -> float:
+        """Seconds that writing the graph takes from now on."""
+        from regraft.engines.convert import forecast_seconds
+
+        if self._converted:
+            return 0.0
+        return self._choice.converted_seconds or forecast_seconds(self._work.module)
+
+    # -- candidates --------------------------------------------------------------------------------
+
+    def _measure(self, kinds: Sequence[EngineKind], sample_NHWC: NDArray[np.uint8]) -> None:
+        """Measure candidates and compare them with PyTorch in fp32; one that fails is left out, and it is said."""
+        from regraft.engines.measure import compare, features_of, images_per_second
+
+        self._progress.say("measuring " + ", ".join(map(str, kinds)))
+        reference_ND = features_of(self._make(REFERENCE), sample_NHWC)
+        self._choice = replace(self._choice, images=len(sample_NHWC))
+        for kind in kinds:
+            try:
+                engine = self._make(kind)
+                speed = images_per_second(engine, sample_NHWC)
+                figures = compare(kind, speed, features_of(engine, sample_NHWC), reference_ND, self._work.readouts)
+            except Exception as error:  # engines fail in as many ways as there are networks and machines
+                self._fail(kind, _reason(error))
+            else:
+                self._note(figures)
+                if figures.reason:
+                    self._progress.say(f"{kind} is not taken: {figures.reason}")
+
+    def _fail(self, kind: EngineKind, reason: str) -> None:
+        """Leave a candidate out from now on, and say so; raises BackboneError for the one there is no other for."""
+        if kind == self._kinds[0]:
+            raise BackboneError(f"{kind} can't run {self._work.backbone} ({reason})")
+        self._progress.say(f"{kind} is not taken: {reason}")
+        self._note(EngineFigures(kind, reason=reason))
+
+    def _note(self, figures: EngineFigures) -> None:
+        others = tuple(known for known in self._choice.figures if known.kind != figures.kind)
+        self._write(replace(self._choice, figures=(*others, figures)))
+
+    def _made(self, kind: EngineKind, images: int) -> Engine:
+        """An engine, loaded at once where it has something to do, else when it is asked."""
+        if not images:
+            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self._make, kind))
+        try:
+            return self._make(kind)
+        except Exception as error:  # as above
+            raise _FailedError(kind, _reason(error)) from error
+
+    def _make(self, kind: EngineKind) -> Engine:
+        work = self._work
+        if kind.engine == "pytorch":
+            from regraft.engines.pytorch import PyTorchEngine
+
+            return PyTorchEngine(work.module, work.readouts, work.rules, self._wanted_device, kind.precision)
+        self._convert()
+        if kind.engine == "openvino":
+            from regraft.engines.openvino import OpenVINOEngine
+
+            return OpenVINOEngine(self._graph, work.readouts, work.rules, _BATCH, kind.precision)
+        from regraft.engines.onnxruntime import ONNXRuntimeEngine
+
+        return ONNXRuntimeEngine(self._graph, work.readouts, work.rules, _BATCH)
+
+    # -- what is kept ------------------------------------------------------------------------------
+
+    @property
+    def _converted(self) -> bool:
+        """Whether there is a graph."""
+        return self._choice.converted_sha256 is not None and self._graph.is_file()
+
+    def _convert(self) -> None:
+        """Write the graph unless it is there as it was written."""
+        from regraft.engines.convert import convert
+
+        if self._converted and _sha256(self._graph.read_bytes()) == self._choice.converted_sha256:
+            return
+        self._progress.say(f"converting {self._work.backbone} for OpenVINO and ONNX Runtime")
+        started = time.monotonic()
+        graph = convert(self._work.module, self._work.readouts, self._work.rules, _BATCH)
+        write_whole(self._graph, graph)
+        self._write(replace(self._choice, converted_seconds=round(time.monotonic() - started, 3),
+                            converted_sha256=_sha256(graph)))
+
+    def _write(self, choice: EngineChoice) -> None:
+        self._choice = choice
+        write_whole(self._file, choice.to_json())
+
+    def _key(self, kind: EngineKind) -> FeatureKey:
+        work = self._work
+        return FeatureKey(view_key(work.rules), work.digest, work.readouts,
+                          engine_key(kind.engine, self._device, kind.precision), work.rules.mean, work.rules.std)
+
+    def _sample(self, index: ImageIndex) -> NDArray[np.uint8]:
+        """Pictures from all over the index, uint8 [M, S, S, 3]; raises DataError where none can be read."""
+        pictures: list[NDArray[np.uint8]] = []
+        for row in np.linspace(0, len(index) - 1, min(2 * _SAMPLE, len(index))).astype(int):
+            with suppress(ImageError):  # the pass quarantines it
+                pictures.append(view0(index.file(int(row)), self._work.rules).pixels)
+        if not pictures:
+            raise DataError("none of the images that were looked at can be read")
+        return np.stack(pictures[:_SAMPLE])
+
+
+def candidates(wanted: EngineName, device: str) -> list[EngineKind]:
+    """What may run here, as far as is known without loading it; raises UsageError where the wanted one can't."""
+    there = [kind for kind in KINDS if _is_installed(kind)
+             and (kind.engine == "pytorch" or device == "cpu")
+             and (kind.precision == ANSWER_PRECISION or (device == "cpu" and processor.has_bf16()))]
+    chosen = [kind for kind in there if wanted in ("auto", kind.engine)]
+    if not chosen:
+        why = (f"it runs on the processor, not on {device}; leave --device away" if device != "cpu" else
+               f"it is not installed; type: pip install -U {wanted}")
+        raise UsageError(f"engine: {wanted!r} is not to be had here, {why}")
+    return chosen
+
+
+def _is_installed(kind: EngineKind) -> bool:
+    needed = ("torch",) if kind.engine == "pytorch" else (kind.engine, "onnx", "onnxscript")
+    return all(importlib.util.find_spec(name) is not None for name in needed)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide how fast an engine is and which bits it gives."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def choices(folder: Path) -> tuple[EngineChoice, ...]:
+    """What is known of engines in a store's folder, the latest first."""
+    files = sorted((folder / ENGINES).glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return tuple(choice for choice in map(_read, files) if choice is not None)
+
+
+def _read(file: Path) -> EngineChoice | None:
+    """A choice that was kept; None where there is none, or another version's or a damaged one."""
+    try:
+        return EngineChoice.from_dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, DataError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an engine raised."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0][:_LONGEST]) if lines else type(error).__name__
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class _FailedError(Exception):
+    """A candidate that could not be loaded."""
+
+    def __init__(self, kind: EngineKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+class _Sleeping:
+    """An engine that has nothing to do as far as is known: it is loaded once it is asked all the same."""
+
+    def __init__(self, key: str, readouts: tuple[Readout, ...], wake: Callable[[], Engine]) -> None:
+        self.key = key
+        self.readouts = readouts
+        self._wake = wake
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._wake()
+
+    @property
+    def batch(self) -> int:
+        return self._engine.batch
+
+    @property
+    def concurrent(self) -> int:
+        return self._engine.concurrent
+
+    def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._engine.run(pixels_BHWC)

@@ -1,0 +1,58 @@
+"""``predict``: images to answers, to a table and into folders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regraft.answering import Answerer, Named, named_sources
+from regraft.progress import Progress
+from regraft.records.predicted import PredictedFile, row
+from regraft.records.results import Prediction, Predictions
+from regraft.runs.prediction_table import Journal, open_journal, require_format, write_table
+from regraft.runs.sorting import sort_into
+from regraft.settings import PredictSettings
+
+
+def predict(settings: PredictSettings, model: Any, progress: Progress) -> Predictions | PredictedFile:
+    """Run one prediction with a loaded model; see :func:`regraft.predict`."""
+    table = settings.out if settings.out is not None else settings.csv
+    if table is not None:
+        require_format(Path(table))
+    paths = [settings.paths] if isinstance(settings.paths, str | Path) else list(settings.paths)
+    sources = list(named_sources(paths, settings.follow_links))
+    answerer: Answerer = model.answerer(settings.device)
+    if table is None:
+        answers = Predictions(tuple(answerer.answers(sources, progress)))
+        _sort(settings, model, answers)
+        return answers
+    return _to_table(settings, Path(table).expanduser(), model, sources, answerer, progress)
+
+
+def _to_table(settings: PredictSettings, table: Path, model: Any, sources: Sequence[Named], answerer: Answerer,
+              progress: Progress) -> Predictions | PredictedFile:
+    """Answers by way of a journal: none is computed twice, and few are in memory unless all are asked for."""
+    with open_journal(table, sources, model.digest) as journal:
+        continued = journal.count
+        if continued:
+            progress.say(f"continuing after {continued:,} of {len(sources):,} images")
+        journal.add(answerer.answers(sources[continued:], progress))
+        _sort(settings, model, journal)
+        write_table(table, (row(answer, model.digest) for answer in journal))
+        if settings.out is None:
+            return Predictions(tuple(journal))
+        return _summary(table, model, journal, continued)
+
+
+def _sort(settings: PredictSettings, model: Any, answers: Iterable[Prediction]) -> None:
+    if settings.sort_into is not None:
+        sort_into(Path(settings.sort_into).expanduser(), model.classes, answers)
+
+
+def _summary(table: Path, model: Any, journal: Journal, continued: int) -> PredictedFile:
+    counts = Counter(answer.label for answer in journal)
+    errors = counts.pop(None, 0)
+    labels = {label: counts[label] for label in model.classes}
+    return PredictedFile(str(table), model.digest, journal.count, errors, labels, continued)
