@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import regraft  # sets how PyTorch's threads wait, before any test imports it
-from regraft.records.results import TrainResult
+from regraft.records.results import ExportResult, TrainResult
 
 #: Side of the square crops that stand for photographs.
 CROP = 120
@@ -78,3 +79,11 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """A model of the crops; read only."""
     return regraft.train(crops, out=tmp_path_factory.mktemp("trained") / "model", quiet=True)
+
+
+@pytest.fixture(scope="session")
+def exported(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """The model of the crops, exported; read only."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(trained.out, folder)
+    return regraft.export(folder, quiet=True)

@@ -35,14 +35,6 @@ from tests.conftest import write_crops
 from tests.doors import regraft_cli
 
 
-@pytest.fixture(scope="module")
-def exported(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    """The model of the crops, exported; read only."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    shutil.copytree(trained.out, folder)
-    return regraft.export(folder, quiet=True)
-
-
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 

@@ -313,8 +313,7 @@ class ExportSettings:
 class ServeSettings:
     """Settings of ``serve``."""
 
-    model: Annotated[str | Path, Setting(
-        "A model folder that train wrote, or a file that export wrote.", metavar="MODEL", positional=True)]
+    model: AnyModel
     _: dataclasses.KW_ONLY
     host: Annotated[str, Setting(
         "The address to listen on; another than this machine's own needs --allow-host and --token.",

@@ -110,8 +110,8 @@ def _none_readable(unreadable: Sequence[Prediction]) -> ProblemError:
     """The problem of a request without one readable picture."""
     reasons = [p.error or "" for p in unreadable]
     kind = "format" if all("no image of a known format" in reason for reason in reasons) else "unreadable"
-    return ProblemError(kind, f"the picture {reasons[0]}" if len(reasons) == 1 else f"none of the {len(reasons):,} pictures can be read",
-                   images=[{"path": p.path, "error": p.error or ""} for p in unreadable])
+    detail = f"the picture {reasons[0]}" if len(reasons) == 1 else f"none of the {len(reasons):,} pictures can be read"
+    return ProblemError(kind, detail, images=[{"path": p.path, "error": p.error or ""} for p in unreadable])
 
 
 async def _refused(_: Request, problem: Exception) -> Response:
