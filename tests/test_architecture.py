@@ -25,7 +25,7 @@ WITHOUT_TORCH = (
     "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
-    "regraft.demonstration", "regraft.answering", "regraft.runtime",
+    "regraft.demonstration", "regraft.runs.serve", "regraft.serving.app", "regraft.answering", "regraft.runtime",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars", "regraft.api", "regraft.cli",
 )

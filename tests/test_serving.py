@@ -299,3 +299,15 @@ def test_a_folder_is_served_by_its_export(exported: ExportResult, trained: Train
 def test_large_pictures_can_be_refused(exported: ExportResult) -> None:
     with running(exported.out, "--max-pixels", 100) as server:
         assert "more than 100" in problem(server.post(encoded(photo(), "PNG")), 422, "unreadable")["detail"]
+
+
+def test_the_page_of_documentation_runs(server: Server, crops: Path, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    shutil.copy(crops / "palace" / "000.jpg", tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("http://127.0.0.1:8000", server.address), {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out == "palace\n"
+    kinds = dict(re.findall(r"^\| /docs#([\w-]+) \| (\d+) \|", page, flags=re.M))
+    assert kinds == {name: str(kind.status) for name, kind in KINDS.items()}
