@@ -5,8 +5,8 @@
 The loop is what a careful person writes in five lines, in one process. The server gets the same files, one a
 request, from client threads in a process of its own, over connections that stay open. Where client and server share
 the cores, the client's processor time is told apart: ``share_without_client`` compares with the wall time less the
-client's part of the cores. ``--slow N`` holds N connections open beside them that never finish a body; a concurrency far above
-the server's queue shows how it refuses. Writes ``results/serving.json`` and ``serving.md``.
+client's part of the cores. ``--slow N`` holds N connections open beside them that never finish a body; a
+concurrency far above the server's queue shows how it refuses. Writes ``results/serving.json`` and ``serving.md``.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 DOCUMENTS: dict[str, type[Record]] = {
     "train": TrainResult, "Comparison": Comparison, "Compared": Compared, "evaluate": Evaluation,
     "predict": Predictions, "features": FeatureExport,
-    "export": ExportResult, "Agreement": Agreement, "serve": ServeResult, "Served": Served, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "Agreement": Agreement, "serve": ServeResult, "Served": Served,
+    "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,

@@ -82,7 +82,7 @@ def test_python_command_line_and_http_agree(server: Server, exported: ExportResu
                                             tmp_path: Path) -> None:
     readable = [path for path, file in write_hostile(tmp_path) if file.outcome != "quarantined"
                 and path.stat().st_size <= BODY]
-    files = [*readable, *sorted(crops.glob("*/00[0-4].jpg"))]
+    files = [*readable, *sorted(crops.glob("*/00[01].jpg"))]
     assert len(readable) >= 40
     python = regraft.load(exported.out).predict(files)
     command = json_of("predict", exported.out, *files)["predictions"]
@@ -124,7 +124,7 @@ def test_bodies_up_to_the_limit(server: Server, picture: bytes) -> None:
     at_limit = picture + bytes(BODY - len(picture))
     assert server.post(at_limit).json()["predictions"][0]["label"] == "palace"
     problem(server.post(at_limit + b"\0"), 413, "too-large")
-    problem(server.post(b"", headers={"Content-Length": str(10**15)}), 413, "too-large")
+    assert spoken(server, head(server, f"Content-Length: {10**15}"), end=False).startswith(b"HTTP/1.1 413")
 
     def chunks() -> Iterator[bytes]:
         for _ in range(20):
@@ -151,12 +151,13 @@ def test_forms_that_are_none_are_malformed(server: Server, body: bytes) -> None:
 
 
 def test_lying_lengths_end_the_connection(server: Server, picture: bytes) -> None:
-    """Too short a length leaves bytes that are no request; too long a one, a body that never ends."""
+    """Too short a length cuts the picture off, too long a one the body."""
     short = spoken(server, head(server, f"Content-Length: {len(picture) - 200}"), picture)
-    assert re.match(rb"HTTP/1.1 (4\d\d|200)", short)
-    assert b"HTTP/1.1 400" in short[10:] or b"HTTP/1.1 4" in short[:12]
-    assert b"HTTP/1.1 2" not in spoken(server, head(server, "Content-Length: 900000"), picture)
-    assert spoken(server, head(server, "Content-Length: x"), picture).startswith(b"HTTP/1.1 400")
+    assert short.startswith(b"HTTP/1.1 422")
+    for length in ("900000", "x", "9" * 30):
+        heard = spoken(server, head(server, f"Content-Length: {length}"), picture)
+        assert heard.startswith(b"HTTP/1.1 400"), length
+        assert b"/docs#malformed" in heard
     assert server.get("/health").status_code == 200
 
 
@@ -224,8 +225,9 @@ def test_the_open_inference_protocol(server: Server, exported: ExportResult, pic
     binary = httpx.post(where, content=start + pixels.tobytes(),
                         headers={"Inference-Header-Content-Length": str(len(start))}, timeout=60).json()
     assert [output["name"] for output in binary["outputs"]] == ["labels"]
-    for body in ({}, {"inputs": []}, {"inputs": [{**tensor, "data": [1]}]}, {"inputs": [{**tensor, "data": [[1], 2]}]},
-                 {"inputs": [{**tensor, "data": ["x"]}]}, {"inputs": [{**tensor, "shape": [1, 2, 3]}]}, [], 7):
+    wrong: list[Any] = [{}, {"inputs": []}, {"inputs": [{**tensor, "data": [1]}]}, {"inputs": [{**tensor, "data": [[1], 2]}]},
+                 {"inputs": [{**tensor, "data": ["x"]}]}, {"inputs": [{**tensor, "shape": [1, 2, 3]}]}, [], 7]
+    for body in wrong:
         problem(httpx.post(where, json=body), 400, "malformed")
     problem(httpx.post(where, content=b"[" * 100_000), 400, "malformed")
     problem(httpx.post(where.replace("/model/", "/other/"), json={}), 404, "not-found")

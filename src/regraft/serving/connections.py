@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from regraft.serving.problems import ProblemError
 
 #: Seconds in which a request's whole head must arrive.
 HEAD_SECONDS = 10.0
@@ -17,9 +21,10 @@ _LINGER = 0.5
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 in which a connection is closed that brings no whole head of a request in time.
+    """HTTP/1.1 in which every connection comes to an end, and whoever can still listen hears why.
 
-    uvicorn waits for the first one for ever, and for a next one as long as any byte arrives.
+    uvicorn waits for a first head for ever, and for a next one as long as any byte arrives; it leaves a client that
+    has sent everything and closed its side without an answer.
     """
 
     _waiting: asyncio.TimerHandle | None = None
@@ -32,7 +37,7 @@ class TimedProtocol(H11Protocol):
     def handle_events(self) -> None:
         """Bytes have arrived."""
         super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._request is not None and not self._request.response_complete:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
@@ -40,10 +45,33 @@ class TimedProtocol(H11Protocol):
         self._wait()
         super().on_response_complete()
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends nothing more: what is whole is answered, what is cut off is refused."""
+        if self._request is None or self._request.response_started:
+            return None
+        if self._request.more_body:
+            self.send_400_response("the body ends before its length")
+            return None
+        self._request.keep_alive = False
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and close."""
+        answer = ProblemError("malformed", msg).response()
+        start = h11.Response(status_code=answer.status_code, headers=[*answer.raw_headers, (b"connection", b"close")])
+        for part in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    @property
+    def _request(self) -> RequestResponseCycle | None:
+        """The request at hand, or the last one; None before the first."""
+        return self.cycle
 
     def _wait(self) -> None:
         self._stop_waiting()
@@ -94,7 +122,7 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-async def _drain(receive: Receive, unread: Any) -> None:
+async def _drain(receive: Receive, unread: Callable[[], bool]) -> None:
     try:
         async with asyncio.timeout(_LINGER):
             while unread():

@@ -97,22 +97,23 @@ def read_infer(body: bytes, json_length: str | None, size: int,
     inputs = asked.get("inputs") if isinstance(asked, dict) else None
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise ProblemError("malformed", "there must be exactly one input")
-    tensor = inputs[0]
-    shape = tensor.get("shape")
-    if tensor.get("name") != PIXELS or tensor.get("datatype") != "UINT8" or not _is_shape(shape, size):
-        raise ProblemError("malformed",
-                           f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
+    shape = _shape(inputs[0], size)
     if shape[0] > most:
         raise ProblemError("too-large", f"a request may hold {most:,} pictures")
-    values = _listed(tensor.get("data")) if end == len(body) else np.frombuffer(body[end:], np.uint8)
+    values = _listed(inputs[0].get("data")) if end == len(body) else np.frombuffer(body[end:], np.uint8)
     if values.size != math.prod(shape):
         raise ProblemError("malformed", f"{values.size:,} values do not make the shape {shape}")
     return asked, values.reshape(shape)
 
 
-def _is_shape(shape: object, size: int) -> bool:
-    return (isinstance(shape, list) and all(type(n) is int for n in shape) and len(shape) == 4
-            and shape[0] > 0 and shape[1:] == [size, size, 3])
+def _shape(tensor: Mapping[str, Any], size: int) -> list[int]:
+    """The shape of an input, which must be the network's pixels."""
+    shape = tensor.get("shape")
+    if (tensor.get("name") != PIXELS or tensor.get("datatype") != "UINT8" or not isinstance(shape, list)
+            or any(type(n) is not int for n in shape) or shape[1:] != [size, size, 3] or shape[0] < 1):
+        raise ProblemError("malformed",
+                           f"the input must be {PIXELS!r} of datatype UINT8 and shape [N, {size}, {size}, 3]")
+    return shape
 
 
 def _listed(data: object) -> NDArray[np.uint8]:
@@ -133,7 +134,7 @@ def written(asked: Mapping[str, Any], name: str, classes: tuple[str, ...], P_NK:
         LABELS: {"datatype": "BYTES", "shape": [len(P_NK)], "data": [classes[best] for best in P_NK.argmax(1)]},
     }
     wanted = asked.get("outputs") or [{"name": output} for output in known]
-    names = [item.get("name") for item in wanted if isinstance(item, dict)] if isinstance(wanted, list) else []
+    names = [str(item.get("name")) for item in wanted if isinstance(item, dict)] if isinstance(wanted, list) else []
     if not names or len(names) < len(wanted) or not set(names) <= set(known):
         raise ProblemError("malformed", f"the outputs are {' and '.join(known)}")
     document = {"model_name": name, "outputs": [{"name": output, **known[output]} for output in names]}

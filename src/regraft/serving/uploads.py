@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -14,6 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from regraft.serving.limits import Limits, Share
 from regraft.serving.problems import ProblemError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 
 @dataclass
@@ -107,7 +111,7 @@ class _Form:
         self._most = most
         self._header, self._value, self._disposition = b"", b"", b""
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         """What the parser calls, by its names."""
         return {"on_part_begin": self._begin, "on_header_field": self._name, "on_header_value": self._text,
                 "on_header_end": self._kept, "on_headers_finished": self._open, "on_part_data": self._data,
