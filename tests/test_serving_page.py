@@ -108,7 +108,7 @@ def test_what_has_no_answer_says_why(page: Any, tmp_path: Path) -> None:
 
 def test_unknown_and_decision_are_shown(page: Any, server: Server, crops: Path) -> None:
     """As a model with a measure of them answers."""
-    answer = {"predictions": [{"label": "palace", "probability": 0.6, "unknown": True, "decision": "ask a person",
+    answer = {"predictions": [{"label": "palace", "probability": 0.6, "unknown": True, "decision": "ask",
                                "probabilities": {"flower": 0.4, "palace": 0.6}}]}
     page.route(f"{server.address}/predict", lambda route: route.fulfill(json=answer))
     page.set_input_files("#pick", crops / "palace" / "000.jpg")

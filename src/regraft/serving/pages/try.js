@@ -88,7 +88,9 @@ function show({ file, card, generation: of }, prediction) {
   card.querySelector("h2").textContent = prediction.label;
   card.querySelector("img").alt = `${file.name}: ${prediction.label}`;
   if (prediction.unknown) note(card, "unlike what the model learned", "unknown");
-  if (prediction.decision) note(card, prediction.decision, "decision");
+  if (prediction.decision) {
+    note(card, prediction.decision === "ask" ? "ask a person" : `decision: ${prediction.decision}`, "decision");
+  }
   const sorted = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
   card.querySelector(".bars").append(...sorted.slice(0, SHOWN).map(line));
   if (sorted.length > SHOWN) {
