@@ -43,6 +43,7 @@ from regraft.records.networks import (
     StageRow,
 )
 from regraft.records.preprocessing import Preprocessing
+from regraft.records.predicted import PredictedFile
 from regraft.records.results import (
     Agreement,
     ClassFigures,
@@ -79,6 +80,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
+    "Predicted file": PredictedFile,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

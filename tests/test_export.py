@@ -28,6 +28,7 @@ from regraft.heads.linear import LinearHead
 from regraft.model import Model
 from regraft.networks import onnx_graph
 from regraft.progress import Silent
+from regraft.records.exported import OPSET
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
 from regraft.runs.export import images
@@ -77,7 +78,7 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
 
 def test_one_file_that_tells_nothing_of_the_machine(exported: ExportResult) -> None:
     proto = onnx.load(exported.out, load_external_data=False)
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", onnx_graph.OPSET)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in proto.graph.initializer)
     (pixels,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim] == ["N", 224, 224, 3]

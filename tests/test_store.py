@@ -31,7 +31,8 @@ from regraft.engines.processor import cores
 from regraft.errors import DataError, StoreError, TimeLimitError
 from regraft.extraction import extract as extraction
 from regraft.extraction import store as storage
-from regraft.extraction.extract import Features, extract, feature_key, ordered_map
+from regraft.extraction.extract import Features, extract, feature_key
+from regraft.extraction.ordered import ordered_map
 from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Space
 from regraft.progress import Deadline, Silent
 from regraft.records.images import ImageIndex, IndexBuilder

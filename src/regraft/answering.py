@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from regraft.data.listing import Seen, pictures
 from regraft.data.view import view0
 from regraft.errors import DataError, ImageError
+from regraft.extraction.ordered import ordered_map
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.preprocessing import Preprocessing
@@ -38,8 +39,6 @@ class Answerer:
         An unreadable image is an answer with its ``error``. However many images there are, a bounded number of them
         is in memory.
         """
-        from regraft.extraction.extract import ordered_map
-
         waiting: list[tuple[str, NDArray[np.uint8] | str]] = []
         readable = 0
         with (progress.task("predicting", len(sources)) as task,

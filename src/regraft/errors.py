@@ -9,7 +9,7 @@
     ├── DataError                   the folder or table can't be used as it is
     │   └── ImageError              one file is no readable image; carries the reason
     ├── BackboneError               a network or its weights can't be had, or do not fit each other
-    ├── ModelError                  a model folder is missing, unfinished or damaged
+    ├── ModelError                  a model folder or exported file is missing, unfinished or damaged
     │   └── TamperedError           a hashed file differs from the manifest
     ├── ExportError                 no file can be made that answers as the model does
     ├── StoreError                  the feature store can't be read or written
@@ -86,7 +86,7 @@ class BackboneError(RegraftError):
 
 
 class ModelError(RegraftError):
-    """A model folder is missing, unfinished or not readable."""
+    """A model folder or an exported file is missing, unfinished or not readable."""
 
 
 class TamperedError(ModelError):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft import manifest
 from regraft.answering import Answerer, named_sources
-from regraft.errors import DataError, MissingExtraError, ModelError, OutputError
+from regraft.engines.light import light_engine
+from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
+from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
+
+#: A network's tensors where PyTorch is not installed.
+Arrays = Mapping[str, NDArray[np.float32]]
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
 
@@ -92,26 +97,32 @@ class Model:
         """The engine that gives the head's readouts (or all that the training read); built once."""
         key, record = (device, all_readouts), self.record
         if key not in self._engines:
-            try:
-                from regraft.engines.pytorch import PyTorchEngine
-            except ImportError:
-                raise MissingExtraError("predicting with a model folder", "train") from None
             readouts = record.readouts if all_readouts else record.head_readouts
-            self._engines[key] = PyTorchEngine(self.network(), readouts, record.preprocessing, device)
+            network = self.network()
+            if isinstance(network, LiteNetwork):
+                self._engines[key] = light_engine(network, readouts, record.preprocessing, device)
+            else:
+                from regraft.engines.pytorch import PyTorchEngine
+
+                self._engines[key] = PyTorchEngine(network, readouts, record.preprocessing, device)
         return self._engines[key]
 
-    def network(self) -> nn.Module:
-        """The backbone with the model's weights, a torch module of its own in inference mode.
+    def network(self) -> nn.Module | LiteNetwork:
+        """The backbone with the model's weights: a torch module of its own in inference mode.
 
-        Raises BackboneError or ModelError where a network of the caller's own is not the one that was trained.
+        Without PyTorch, a bundled backbone comes as what ONNX Runtime can run. Raises MissingExtraError for another
+        one there, BackboneError or ModelError where a network of the caller's own is not the one that was trained.
         """
+        record, file = self.record, self.folder / BACKBONE
         try:
             from regraft.networks.build import restore
             from regraft.networks.own import restore_own
             from regraft.networks.weights import read_weights
         except ImportError:
-            raise MissingExtraError("predicting with a model folder", "train") from None
-        record, state = self.record, read_weights(self.folder / BACKBONE)
+            from safetensors.numpy import load_file
+
+            return restore_lite(record.backbone, load_file(file), "predicting")
+        state = read_weights(file)
         if record.own is None:
             return restore(record.backbone, state, record.preprocessing.size)
         return restore_own(record.own, self._module, state, record.readouts, record.preprocessing.size)
@@ -228,7 +239,8 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(ordered), np.uint8).reshape(len(ordered), _DIGEST_BYTES).copy()
 
 
-def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None, head: Head, seen: SeenImages) -> None:
+def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Arrays | None, head: Head,
+         seen: SeenImages) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     Without a backbone it is a head that answers features, described by a HeadRecord.
@@ -266,10 +278,17 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | None,
                           "bytes are free there") from None
 
 
-def _packed_network(state: State) -> bytes:
+def _packed_network(state: State | Arrays) -> bytes:
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(state.items())
+              if isinstance(tensor, np.ndarray)}
+    if arrays:
+        from safetensors.numpy import save as tensors
+
+        data: bytes = tensors(arrays)
+        return data
     from regraft.networks.weights import packed
 
-    return packed(state)
+    return packed(cast("State", state))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -22,13 +22,13 @@ onnxruntime.disable_telemetry_events()
 
 
 class ONNXRuntimeEngine:
-    """Runs a graph that :func:`regraft.engines.converted.convert` wrote; see
-    :class:`regraft.engines.contract.Engine`.
+    """Runs a graph that :func:`regraft.engines.convert.convert` or a
+    :class:`~regraft.networks.lite.LiteNetwork` wrote; see :class:`regraft.engines.contract.Engine`.
 
     Raises an exception of ONNX Runtime's own for a file that it can't run.
     """
 
-    def __init__(self, graph: Path, readouts: Sequence[Readout], rules: Preprocessing, batch: int) -> None:
+    def __init__(self, graph: Path | bytes, readouts: Sequence[Readout], rules: Preprocessing, batch: int) -> None:
         self.key = engine_key("onnxruntime", "cpu", "fp32")
         self.batch = batch
         self.readouts = tuple(readouts)
@@ -37,7 +37,7 @@ class ONNXRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         [self._pixels] = (given.name for given in self._session.get_inputs())
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regraft.data.view import view0
 from regraft.errors import ExportError, ImageError
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.model import Model
 from regraft.progress import Progress
 from regraft.records.base import shown

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from regraft.engines.contract import Engine
 from regraft.engines.processor import cores
 from regraft.errors import DataError, ImageError
 from regraft.extraction.forward import Forward
+from regraft.extraction.ordered import ordered_map
 from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Memory, Space
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
@@ -37,12 +38,6 @@ _RECALL = 8192
 
 #: Files that the store does not know by name that are looked into before an engine is chosen.
 _LOOKED = 64
-
-#: Decoded images that may wait for the network, for each decoding thread: bounds memory.
-_QUEUE = 8
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class Rows(Protocol):
@@ -387,35 +382,6 @@ def workers() -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def ordered_map(function: Callable[[_T], _R], items: Sequence[_T], workers: int | None = None,
-                ahead: int | None = None, pool: Executor | None = None) -> Generator[_R]:
-    """Results in order, computed by one thread a core (or ``workers``; 0 for none), a bounded number ahead.
-
-    With ``pool``, its threads compute them, between other work.
-    """
-    workers = cores() if workers is None else workers
-    if workers == 0:
-        yield from map(function, items)
-        return
-    ahead = workers * _QUEUE if ahead is None else ahead
-    waiting: deque[Future[_R]] = deque()
-    own = None if pool is not None else ThreadPoolExecutor(workers, thread_name_prefix="regraft-decode")
-    executor = pool or own
-    assert executor is not None
-    try:
-        for item in items:
-            waiting.append(executor.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-        if own is not None:
-            own.shutdown(wait=True, cancel_futures=True)
 
 
 def _kind(note: str) -> str:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from regraft.data.view import view0
 from regraft.engines.contract import Engine
 from regraft.errors import ImageError
-from regraft.extraction.extract import ordered_map, refuse_too_many, workers
+from regraft.extraction.extract import refuse_too_many, workers
 from regraft.extraction.forward import Forward
+from regraft.extraction.ordered import ordered_map
 from regraft.progress import Progress
 from regraft.records.images import ImageIndex, Quarantined
 from regraft.records.preprocessing import Preprocessing

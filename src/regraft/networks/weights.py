@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import BackboneError
-from regraft.networks.catalogue import Bundled, require_path
-
-#: Counters that batch norm keeps while training; they decide nothing in inference.
-_COUNTER = "num_batches_tracked"
+from regraft.networks.bundled import bundled_bytes
+from regraft.networks.catalogue import Bundled
+from regraft.networks.digest import COUNTER, tensors_digest
 
 State = dict[str, Tensor]
 
@@ -61,17 +59,12 @@ def _told(name: str) -> Iterator[None]:
 
 def bundled_weights(item: Bundled, network: nn.Module) -> State:
     """A bundled file's tensors under the network's own names; the file's SHA-256 is checked first."""
-    path = require_path(item)
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != item.sha256:
-        raise BackboneError(f"{path} is damaged or not what it should be: SHA-256 {found[:12]}..., expected "
-                            f"{item.sha256[:12]}...; install {item.package.replace('_', '-')} again")
+    data = bundled_bytes(item)
     # Both list the same layers in the same order under different names.
-    given = [(k, v) for k, v in _unpickled(io.BytesIO(data), path.name).items() if not k.endswith(_COUNTER)]
-    names = [k for k in network.state_dict() if not k.endswith(_COUNTER)]
+    given = [(k, v) for k, v in _unpickled(io.BytesIO(data), item.file).items() if not k.endswith(COUNTER)]
+    names = [k for k in network.state_dict() if not k.endswith(COUNTER)]
     if len(given) != len(names):
-        raise BackboneError(f"{path.name} has {len(given)} tensors, {item.architecture} {len(names)}")
+        raise BackboneError(f"{item.file} has {len(given)} tensors, {item.architecture} {len(names)}")
     return {name: tensor for name, (_, tensor) in zip(names, given, strict=True)}
 
 
@@ -101,7 +94,7 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict
     """By kind and name, in words, what keeps tensors from being loaded."""
     both = [n for n in own if n in given]
     return {
-        "missing": {n: n for n in own if n not in given and not n.endswith(_COUNTER)},
+        "missing": {n: n for n in own if n not in given and not n.endswith(COUNTER)},
         "unexpected": {n: n for n in given if n not in own},
         "of another shape": {n: f"{n} {list(given[n].shape)} instead of {list(own[n].shape)}" for n in both
                              if given[n].shape != own[n].shape},
@@ -119,18 +112,11 @@ def _few(names: list[str]) -> str:
 
 
 def weights_digest(architecture: str, state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the architecture and names, types, shapes and bytes of all tensors that decide answers.
-
-    64 hexadecimal digits. The architecture counts since several fit the same tensors and answer differently.
-    """
-    digest = hashlib.sha256(f"{architecture}\n".encode())
-    for name in sorted(state):
-        if name.endswith(_COUNTER):
-            continue
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """The digest of all tensors that decide answers; see :func:`regraft.networks.digest.tensors_digest`."""
+    whole = ((name, state[name].detach().cpu().contiguous()) for name in sorted(state) if not name.endswith(COUNTER))
+    return tensors_digest(architecture, (
+        (name, str(tensor.dtype), tensor.shape, tensor.flatten().view(torch.uint8).numpy().data)
+        for name, tensor in whole))
 
 
 def packed(state: Mapping[str, Tensor], about: dict[str, str] | None = None) -> bytes:

@@ -22,9 +22,11 @@ from regraft.data.view import view0, view_key
 from regraft.engines import processor
 from regraft.engines.choose import KINDS, REFERENCE, Pair, missing, pairs, shortest
 from regraft.engines.contract import ANSWER_PRECISION, Engine, engine_key
+from regraft.engines.light import light_engine
 from regraft.errors import BackboneError, DataError, ImageError, UsageError
 from regraft.extraction.extract import known_features
 from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore
+from regraft.networks.lite import LiteNetwork
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
@@ -73,6 +75,9 @@ def engines_for(work: Work, index: ImageIndex, learns_N: NDArray[np.bool_], stor
 
     Often they are one. Raises UsageError where the ``wanted`` one can't run here.
     """
+    if isinstance(work.module, LiteNetwork):
+        engine = light_engine(work.module, work.readouts, work.rules, device, wanted)
+        return engine, engine
     engines = Engines(work, store, wanted, device, progress)
     return engines.choose(index, learns_N)
 

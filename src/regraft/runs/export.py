@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from regraft import __version__
 from regraft.data.decode import DECODER
@@ -22,6 +22,9 @@ from regraft.records.exported import OPSET, ExportedRecord
 from regraft.records.results import ExportResult
 from regraft.runs.folder import begun_with, write_whole
 from regraft.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Compare on this many images at least, where there are as many.
 _AT_LEAST = 200
@@ -122,7 +125,8 @@ def _classifier(model: Model) -> Any:
     from regraft.networks.reader import Reader
 
     record = model.record
-    return Classifier(Reader(model.network(), record.head_readouts, record.preprocessing), model.head)
+    network = cast("nn.Module", model.network())
+    return Classifier(Reader(network, record.head_readouts, record.preprocessing), model.head)
 
 
 def _write(out: Path, data: bytes, result: ExportResult) -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regraft.answering import Answerer, Named, named_sources
 from regraft.progress import Progress
 from regraft.records.predicted import PredictedFile, row
 from regraft.records.results import Prediction, Predictions
-from regraft.runs.prediction_table import Journal, open_journal, require_format, write_table
-from regraft.runs.sorting import sort_into
 from regraft.settings import PredictSettings
+
+if TYPE_CHECKING:
+    from regraft.runs.prediction_table import Journal
 
 
 def predict(settings: PredictSettings, model: Any, progress: Progress) -> Predictions | PredictedFile:
     """Run one prediction with a loaded model; see :func:`regraft.predict`."""
     table = settings.out if settings.out is not None else settings.csv
-    if table is not None:
-        require_format(Path(table))
     paths = [settings.paths] if isinstance(settings.paths, str | Path) else list(settings.paths)
     sources = list(named_sources(paths, settings.follow_links))
     answerer: Answerer = model.answerer(settings.device)
@@ -34,6 +33,10 @@ def predict(settings: PredictSettings, model: Any, progress: Progress) -> Predic
 def _to_table(settings: PredictSettings, table: Path, model: Any, sources: Sequence[Named], answerer: Answerer,
               progress: Progress) -> Predictions | PredictedFile:
     """Answers by way of a journal: none is computed twice, and few are in memory unless all are asked for."""
+    # One picture's answer does not wait for what writes tables.
+    from regraft.runs.prediction_table import open_journal, require_format, write_table
+
+    require_format(table)
     with open_journal(table, sources, model.digest) as journal:
         continued = journal.count
         if continued:
@@ -48,6 +51,8 @@ def _to_table(settings: PredictSettings, table: Path, model: Any, sources: Seque
 
 def _sort(settings: PredictSettings, model: Any, answers: Iterable[Prediction]) -> None:
     if settings.sort_into is not None:
+        from regraft.runs.sorting import sort_into
+
         sort_into(Path(settings.sort_into).expanduser(), model.classes, answers)
 
 

@@ -24,6 +24,7 @@ from regraft.extraction.extract import Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.linear import Blocks, LinearHead, fit_head
+from regraft.networks.lite import load_lite
 from regraft.progress import Deadline, Progress
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
@@ -34,7 +35,7 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
-from regraft.settings import FeaturesSettings, TrainSettings, seconds, size_in_bytes
+from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
@@ -212,11 +213,19 @@ def network_and_rules(settings: TrainSettings | FeaturesSettings, index: ImageIn
     try:
         from regraft.networks.own import load_network
     except ImportError:
-        raise MissingExtraError(what, "train") from None
-    network = load_network(settings)
+        network = _without_torch(settings, what)
+    else:
+        network = load_network(settings)
     learn = np.flatnonzero(index.splits != splits.TEST)
     return network, preprocessing(settings, network.input,
                                   estimate_deep_range([index.file(int(row)) for row in learn]))
+
+
+def _without_torch(settings: TrainSettings | FeaturesSettings, what: str) -> Any:
+    """A bundled backbone in its own weights; raises MissingExtraError, naming ``what``, for anything else."""
+    if settings.module is not None or settings.weights is not None:
+        raise MissingExtraError(f"{what} with weights of your own", "train")
+    return load_lite(settings.backbone or DEFAULT_BACKBONE, what)
 
 
 def preprocessing(settings: TrainSettings | FeaturesSettings, spec: InputSpec,
@@ -357,7 +366,7 @@ def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
 
 def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
-    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm")
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "onnxruntime")
     found = {}
     for name in packages:
         try:

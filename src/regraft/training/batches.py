@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.extraction.store import Space
 
 #: The tensor at the cut among the readouts of a space.

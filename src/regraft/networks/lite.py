@@ -1,0 +1,248 @@
+"""EfficientNet-Lite 0 to 2 as ONNX graphs: the bundled backbones without PyTorch.
+
+Tensors have the names of timm's ``tf_efficientnet_lite*``, so a model folder is the same whichever made it.
+Architecture: Tan and Le, EfficientNet (2019), and github.com/tensorflow/tpu, models/official/efficientnet/lite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.errors import BackboneError, MissingExtraError
+from regraft.networks.bundled import bundled_arrays
+from regraft.networks.catalogue import BUNDLED, resolve
+from regraft.networks.digest import COUNTER, tensors_digest
+from regraft.records.exported import OPSET, PIXELS
+from regraft.records.images import Finding
+from regraft.records.networks import InputSpec, Readout
+from regraft.records.preprocessing import Preprocessing
+
+State = Mapping[str, NDArray[np.float32]]
+
+#: Blocks of Lite0, kernel and stride of each stage. Deeper networks have more blocks, but in the first and last stage.
+_STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How much deeper than Lite0, and how its weights were trained to see."""
+
+    depth: float
+    input: InputSpec
+
+
+_HALF = (0.5, 0.5, 0.5)
+_KINDS = {
+    "efficientnet_lite0": _Kind(1.0, InputSpec(224, 0.875, "bicubic", _HALF, _HALF)),
+    "efficientnet_lite1": _Kind(1.1, InputSpec(240, 0.882, "bicubic", _HALF, _HALF)),
+    "efficientnet_lite2": _Kind(1.2, InputSpec(260, 0.89, "bicubic", _HALF, _HALF)),
+}
+
+#: What batch norm adds to a variance.
+_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution without a bias and the batch norm behind it; ``active``: then ReLU6."""
+
+    conv: str
+    norm: str
+    kernel: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    active: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its tensors, in the order of the weight files."""
+        return (f"{self.conv}.weight", *(f"{self.norm}.{part}" for part in _NORM))
+
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_STEM = _Layer("conv_stem", "bn1", 3, 2, active=True)
+_TOP = _Layer("conv_head", "bn2", active=True)
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
+
+
+def _stages(kind: _Kind) -> Iterator[list[list[_Layer]]]:
+    """Blocks of each stage, each a list of layers."""
+    for stage, (count, kernel, stride) in enumerate(_STAGES):
+        deeper = count if stage in (0, len(_STAGES) - 1) else math.ceil(count * kind.depth)
+        yield [_block(f"blocks.{stage}.{i}", kernel, 1 if i else stride, expands=stage > 0) for i in range(deeper)]
+
+
+def _block(name: str, kernel: int, stride: int, expands: bool) -> list[_Layer]:
+    if not expands:
+        return [_Layer(f"{name}.conv_dw", f"{name}.bn1", kernel, stride, depthwise=True, active=True),
+                _Layer(f"{name}.conv_pw", f"{name}.bn2")]
+    return [_Layer(f"{name}.conv_pw", f"{name}.bn1", active=True),
+            _Layer(f"{name}.conv_dw", f"{name}.bn2", kernel, stride, depthwise=True, active=True),
+            _Layer(f"{name}.conv_pwl", f"{name}.bn3")]
+
+
+def _layers(kind: _Kind) -> list[_Layer]:
+    """All layers in the order of the weight files."""
+    return [_STEM, *(layer for blocks in _stages(kind) for block in blocks for layer in block), _TOP]
+
+
+class LiteNetwork:
+    """A backbone with its weights, as :class:`regraft.networks.build.Network` is one with PyTorch."""
+
+    findings: tuple[Finding, ...] = ()
+
+    def __init__(self, name: str, state: State) -> None:
+        """Raises BackboneError where tensors are missing or there are others."""
+        found = resolve(name)
+        self.name = name
+        self.licence = found.entry.licence
+        self.architecture = f"timm:{found.architecture}"
+        self._kind = _KINDS[name]
+        self.input = self._kind.input
+        names = {*(n for layer in _layers(self._kind) for n in layer.names), *_CLASSIFIER}
+        if names != set(state):
+            raise BackboneError(f"the weights do not fit {name}: {len(names - set(state))} tensors are missing, "
+                                f"{len(set(state) - names)} are unexpected")
+        self._state = dict(state)
+
+    @property
+    def module(self) -> LiteNetwork:
+        """What an engine is made of."""
+        return self
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors by name."""
+        return dict(self._state)
+
+    @cached_property
+    def digest(self) -> str:
+        """What names the weights, the same as with PyTorch."""
+        return tensors_digest(self.architecture, (
+            (name, f"torch.{tensor.dtype}", tensor.shape, np.ascontiguousarray(tensor).data)
+            for name, tensor in sorted(self._state.items())))
+
+    @property
+    def readouts(self) -> tuple[Readout, ...]:
+        """Where features are read, as :func:`regraft.networks.readouts.find_readouts` finds it."""
+        ends = [blocks[-1][-1] for blocks in _stages(self._kind)]
+        nodes = ["bn1", *(f"blocks.{i}" for i in range(len(ends) - 1)), "blocks"]
+        widths = [len(self._state[f"{layer.norm}.bias"]) for layer in (_STEM, *ends)]
+        classes, width = self._state[_CLASSIFIER[0]].shape
+        return (*(Readout(f"stage{i}", node, "mean", dim)
+                  for i, (node, dim) in enumerate(zip(nodes, widths, strict=True), 1)),
+                Readout("last", "classifier:input", "none", width), Readout("logits", "", "none", classes))
+
+    def onnx(self, readouts: Sequence[Readout], rules: Preprocessing) -> bytes:
+        """The graph from pixels, uint8 [N, S, S, 3], to the joined readouts, float32 [N, D]."""
+        return _Graph(self._state, rules).written(list(_stages(self._kind)), [readout.name for readout in readouts])
+
+
+class _Graph:
+    """Nodes and numbers of one graph, as they are added; each step returns the name of what it makes."""
+
+    def __init__(self, state: State, rules: Preprocessing) -> None:
+        import onnx
+
+        self._onnx = onnx
+        self._state = state
+        self._rules = rules
+        self._size = rules.size  # of the side, after the layers so far
+        self._nodes: list[Any] = []
+        self._numbers: dict[str, Any] = {}
+
+    def written(self, stages: Sequence[Sequence[Sequence[_Layer]]], readouts: Sequence[str]) -> bytes:
+        """The whole graph with the readouts of these names joined."""
+        x = self._layer(_STEM, self._normalised())
+        pooled = {"stage1": self._pool(x)}
+        for number, blocks in enumerate(stages, 2):
+            for i, block in enumerate(blocks):
+                before = x
+                for layer in block:
+                    x = self._layer(layer, x)
+                if i:  # the same shape goes in and comes out
+                    x = self._node("Add", [before, x])
+            pooled[f"stage{number}"] = self._pool(x)
+        pooled["last"] = self._pool(self._layer(_TOP, x))
+        weights = [self._number(name, self._state[name]) for name in _CLASSIFIER]
+        pooled["logits"] = self._node("Gemm", [pooled["last"], *weights], transB=1)
+        self._nodes.append(self._onnx.helper.make_node(
+            "Concat", [pooled[name] for name in readouts], ["features"], axis=1))
+        return self._serialised()
+
+    def _normalised(self) -> str:
+        """Pixels as the network sees them, [N, 3, S, S]."""
+        x = self._node("Transpose", [self._node("Cast", [PIXELS], to=self._onnx.TensorProto.FLOAT)], perm=[0, 3, 1, 2])
+        for operator, values in (("Sub", self._rules.mean), ("Div", self._rules.std)):
+            channels = np.array(values, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+            x = self._node(operator, [x, self._number(operator, channels)])
+        return x
+
+    def _layer(self, layer: _Layer, x: str) -> str:
+        weights = self._state[f"{layer.conv}.weight"]
+        given, self._size = self._size, -(-self._size // layer.stride)
+        # TensorFlow's padding: as little as leaves no position out, an odd one at the end.
+        lacking = max((self._size - 1) * layer.stride + layer.kernel - given, 0)
+        before, after = lacking // 2, lacking - lacking // 2
+        x = self._node("Conv", [x, self._number(f"{layer.conv}.weight", weights)], strides=[layer.stride] * 2,
+                       pads=[before, before, after, after], group=len(weights) if layer.depthwise else 1)
+        norm = [self._number(name, self._state[name]) for name in layer.names[1:]]
+        x = self._node("BatchNormalization", [x, *norm], epsilon=_EPSILON)
+        if not layer.active:
+            return x
+        bounds = [self._number(f"{bound}", np.array(bound, np.float32)) for bound in (0, 6)]
+        return self._node("Clip", [x, *bounds])
+
+    def _pool(self, x: str) -> str:
+        return self._node("ReduceMean", [x, self._number("positions", np.array([2, 3], np.int64))], keepdims=0)
+
+    def _node(self, operator: str, given: Sequence[str], **attributes: Any) -> str:
+        name = f"x{len(self._nodes)}"
+        self._nodes.append(self._onnx.helper.make_node(operator, given, [name], **attributes))
+        return name
+
+    def _number(self, name: str, values: NDArray[Any]) -> str:
+        self._numbers.setdefault(name, self._onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def _serialised(self) -> bytes:
+        helper, kinds, size = self._onnx.helper, self._onnx.TensorProto, self._rules.size
+        graph = helper.make_graph(
+            self._nodes, "features", [helper.make_tensor_value_info(PIXELS, kinds.UINT8, ["N", size, size, 3])],
+            [helper.make_tensor_value_info("features", kinds.FLOAT, ["N", None])], list(self._numbers.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+
+def load_lite(name: str, what: str) -> LiteNetwork:
+    """A bundled backbone without PyTorch; raises MissingExtraError, naming ``what``, for any other."""
+    if resolve(name).bundled is None:
+        raise MissingExtraError(f"{what} with the backbone {name}", "train")
+    kind, flat = _KINDS[name], bundled_arrays(BUNDLED[name])
+    names = [*(n for layer in _layers(kind) for n in layer.names), *_CLASSIFIER]
+    if len(flat) != len(names):
+        raise BackboneError(f"{BUNDLED[name].file} has {len(flat)} tensors, {name} {len(names)}")
+    state = dict(zip(names, flat, strict=True))
+    # The numbers lie as TensorFlow had them: kernels [H, W, in, out], of depthwise ones [H, W, channels, 1].
+    for layer in _layers(kind):
+        conv, width = layer.names[0], len(state[layer.names[1]])
+        side, order = layer.kernel, (2, 3, 0, 1) if layer.depthwise else (3, 2, 0, 1)
+        shape = (side, side, width, 1) if layer.depthwise else (side, side, -1, width)
+        state[conv] = np.ascontiguousarray(state[conv].reshape(shape).transpose(order))
+    weight, bias = _CLASSIFIER
+    state[weight] = np.ascontiguousarray(state[weight].reshape(-1, len(state[bias])).T)
+    return LiteNetwork(name, state)
+
+
+def restore_lite(name: str, tensors: Mapping[str, NDArray[Any]], what: str) -> LiteNetwork:
+    """The same with weights from a model folder; raises MissingExtraError, naming ``what``, for another backbone."""
+    if name not in _KINDS:
+        raise MissingExtraError(f"{what} with the backbone {name}", "train")
+    return LiteNetwork(name, {n: tensor for n, tensor in tensors.items() if not n.endswith(COUNTER)})
