@@ -42,8 +42,8 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
-from regraft.records.preprocessing import Preprocessing
 from regraft.records.predicted import PredictedFile
+from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
     Agreement,
     ClassFigures,
