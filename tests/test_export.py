@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,38 @@ def test_a_file_that_answers_otherwise_is_refused(exported: ExportResult, crops:
     renamed = replace(loaded.record, classes=("flower", "castle"))
     with pytest.raises(ExportError, match="names other classes"):
         compare(Model(loaded.folder, renamed, head, loaded.seen))
+
+
+def _wrong_mean(proto: onnx.ModelProto) -> None:
+    _change(proto, (1, 3, 1, 1), lambda mean: mean * 0.9)
+
+
+def _swapped_channels(proto: onnx.ModelProto) -> None:
+    _change(proto, (32, 3, 3, 3), lambda kernels: kernels[:, ::-1])
+
+
+def _other_interpolation(proto: onnx.ModelProto) -> None:
+    (rules,) = (entry for entry in proto.metadata_props if entry.key == "preprocessing")
+    assert '"bicubic"' in rules.value
+    rules.value = rules.value.replace('"bicubic"', '"bilinear"')
+
+
+def _change(proto: onnx.ModelProto, shape: tuple[int, ...], change: Callable[[Any], Any]) -> None:
+    """Change the first tensor of that shape in the file."""
+    tensor = next(tensor for tensor in proto.graph.initializer if tuple(tensor.dims) == shape)
+    changed = np.ascontiguousarray(change(onnx.numpy_helper.to_array(tensor)), np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+
+
+@pytest.mark.parametrize("plant", [_wrong_mean, _swapped_channels, _other_interpolation])
+def test_a_planted_difference_is_refused_saying_by_how_much(
+        plant: Callable[[onnx.ModelProto], None], exported: ExportResult, crops: Path) -> None:
+    proto = onnx.load(exported.out)
+    plant(proto)
+    files = sorted(crops.rglob("*.jpg"))[::4]
+    told = r"labels differ.*, probabilities by up to \d\.\de[-+]\d\d \(0\.0001 is let pass\), scores by up to \d\.\de"
+    with pytest.raises(ExportError, match=told):
+        agreement.check(proto.SerializeToString(), regraft.load(exported.model), files, {"given": 10}, Silent())
 
 
 def test_what_one_file_does_not_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_training_evaluating_and_predicting_without_torch(trained: TrainResult, 
     close(without_torch("predict", trained.out, crops, "--quiet"),
           regraft.predict(trained.out, crops, quiet=True).to_dict())
     for asked in (["--strategy", "partial"], ["--backbone", "resnet18"], ["--device", "cuda"]):
-        told = without_torch("train", crops, "--out", tmp_path / "other", "--quiet", *asked, exit_code=1)
+        told = without_torch("train", crops, "--out", tmp_path / asked[1], "--quiet", *asked, exit_code=1)
         assert told.strip().count("\n") == 0
         assert told.strip().endswith('install it with: pip install "regraft[train]"')
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.errors import MissingExtraError, ModelError, UsageError
+from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
-from regraft.records.base import shown
 from regraft.settings import (
     BackbonesSettings,
     DemoSettings,
@@ -204,9 +203,7 @@ def load(path: str | Path, *, module: object = None) -> Model | Any:  # Any: an 
     from regraft.runtime import is_onnx, load_onnx
 
     if is_onnx(path):
-        if module is not None:
-            raise ModelError(f"{shown(str(path))} holds its network; leave the module away")
-        return load_onnx(path)
+        return load_onnx(path, module)
     from regraft.model import load as run
 
     return run(path, module)

@@ -22,6 +22,9 @@ from regraft.runtime import OnnxModel
 #: Largest difference of a probability that is let pass.
 TOLERANCE = 1e-4
 
+#: The same of a logit, as a share of the largest one: where a model is sure of itself, probabilities hide differences.
+LOGIT_TOLERANCE = 1e-3
+
 #: Numbers of images that are run at a time: the file must not care.
 BATCHES = (1, 2, 5, 64)
 
@@ -31,18 +34,26 @@ _MOST_PIXELS = 64 * 256**2
 
 @dataclass
 class _Differences:
-    """The largest seen so far, and the files that got another label."""
+    """The largest seen so far, the largest logit, and the files that got another label."""
 
     probabilities: float = 0.0
     logits: float = 0.0
+    largest_logit: float = 0.0
     other_label: set[Path] = field(default_factory=set)
+
+    @property
+    def let_pass(self) -> bool:
+        """Whether all of it is rounding; a difference that is no number is not."""
+        return (not self.other_label and self.probabilities <= TOLERANCE
+                and self.logits <= LOGIT_TOLERANCE * self.largest_logit)
 
 
 def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, int], progress: Progress) -> Agreement:
     """Run the file and :meth:`Model.predict` on each of the files, from their bytes on.
 
     The way from bytes to pixels is read from the exported file: it must be enough by itself. ``splits`` says where
-    the files come from. Raises ExportError where a label differs, or a probability by more than ``TOLERANCE``.
+    the files come from. Raises ExportError where a label differs, a probability by more than ``TOLERANCE``, or a
+    logit by more than ``LOGIT_TOLERANCE`` of the largest.
     """
     exported = OnnxModel(data)
     if exported.classes != model.classes:
@@ -61,13 +72,13 @@ def check(data: bytes, model: Model, files: Sequence[Path], splits: dict[str, in
             task.advance(len(part))
     if not readable:
         raise ExportError(f"none of the {len(files):,} images to compare on can be read; give others with --data DIR")
-    # A difference that is no number is no agreement either.
-    if found.other_label or not found.probabilities <= TOLERANCE:
+    if not found.let_pass:
         example = f", such as that of {shown(str(min(found.other_label)))}" if found.other_label else ""
         raise ExportError(
             f"the exported file does not answer as the model does: {len(found.other_label):,} of {readable:,} labels "
-            f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass); nothing "
-            "was written; use the model folder itself, or take another backbone")
+            f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass), scores "
+            f"by up to {found.logits:.1e} ({LOGIT_TOLERANCE * found.largest_logit:.1e}); nothing was written; use the "
+            "model folder itself, or take another backbone")
     return Agreement(images=readable, splits=splits, unreadable=len(files) - readable, labels_equal=readable,
                      largest_probability_difference=found.probabilities, largest_logit_difference=found.logits)
 
@@ -85,9 +96,12 @@ def _compare(exported: OnnxModel, model: Model, files: Sequence[Path], pixels_NH
     answers = model.predict(list(files), device="cpu")
     expected_P = np.array([[(answer.probabilities or {})[name] for name in model.classes] for answer in answers])
     engine = model.engine("cpu")
-    features_ND = np.concatenate([engine.run(pixels_NHWC[at:at + engine.batch])
+    # By the model's own rules: those in the file may differ.
+    own_NHWC = np.stack([view0(file, model.record.preprocessing).pixels for file in files])
+    features_ND = np.concatenate([engine.run(own_NHWC[at:at + engine.batch])
                                   for at in range(0, len(files), engine.batch)])
     expected_L = model.head.logits(features_ND)
+    found.largest_logit = _larger(found.largest_logit, expected_L)
     for size in sizes:
         rows = [i % len(files) for i in range(size)]
         P_NK, L_NK = exported.outputs(pixels_NHWC[rows])

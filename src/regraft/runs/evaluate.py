@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
-from regraft.errors import DataError, UnknownNameError
+from regraft.errors import DataError, UnknownNameError, UsageError
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.extraction.stream import Stream
@@ -33,7 +33,7 @@ _Model = TypeVar("_Model", Model, OnnxModel)
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
     if is_onnx(settings.model):
-        return _evaluate(load_onnx(settings.model), _by_file, settings, progress)
+        return _evaluate(load_onnx(settings.model, settings.module), _by_file, settings, progress)
     return _evaluate(load(settings.model, settings.module), _by_features, settings, progress)
 
 
@@ -83,6 +83,8 @@ def _by_features(model: Model, index: ImageIndex, settings: EvaluateSettings, pr
 def _by_file(model: OnnxModel, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
     """An exported file gives probabilities alone, which the store does not keep."""
     model.answerer(settings.device)  # which refuses another device
+    if settings.engine not in ("auto", "onnxruntime"):
+        raise UsageError(f"engine: {settings.engine!r} is not allowed; an exported file runs in onnxruntime")
     stream = Stream(index, _Probabilities(model), model.preprocessing, progress, settings.max_quarantined)
     P_NK = np.concatenate(list(stream.blocks((len(model.classes),)))).astype(np.float64)
     seen = sum(digest in model.record.seen for digest in stream.digests)

@@ -109,11 +109,14 @@ def is_onnx(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".onnx" and not Path(path).expanduser().is_dir()
 
 
-def load_onnx(path: str | Path) -> OnnxModel:
+def load_onnx(path: str | Path, module: object = None) -> OnnxModel:
     """Load a file that ``regraft export`` wrote.
 
-    Raises ModelError for anything else: no such file, too large, damaged, of another program, with data in other files.
+    Raises ModelError for anything else: no such file, too large, damaged, of another program, with data in other files;
+    and where a ``module`` is given, as the file holds its network.
     """
+    if module is not None:
+        raise ModelError(f"{shown(str(path))} holds its network; leave the module away")
     file = Path(path).expanduser()
     try:
         if not file.is_file():
