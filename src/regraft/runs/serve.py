@@ -69,9 +69,8 @@ def serve(settings: ServeSettings, progress: Progress) -> ServeResult:
         started = time.monotonic()
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has stopped in good order
             server.run(sockets=[listening])
-    requests, images = figures.totals
-    return ServeResult(model=name, address=address, requests=requests, images=images,
-                       seconds=round(time.monotonic() - started, 3))
+    return ServeResult(model=name, address=address, requests=figures.answered_requests,
+                       images=figures.answered_images, seconds=round(time.monotonic() - started, 3))
 
 
 def _token(settings: ServeSettings) -> str | None:

@@ -58,7 +58,7 @@ def _app(model: OnnxModel, name: str, limits: Limits, figures: Counters) -> Fast
         with memory.share() as share:
             predictions = await answers.predict(await read_uploads(request, limits, share))
         unreadable = [p for p in predictions if p.error is not None]
-        figures.answered(len(predictions) - len(unreadable), len(unreadable))
+        figures.count(len(predictions) - len(unreadable), len(unreadable))
         if len(unreadable) == len(predictions):
             raise _none_readable(unreadable)
         return JSONResponse(Predictions(tuple(predictions)).to_dict())

@@ -28,18 +28,18 @@ class Counters:
                                  buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry)
         self._inside = Gauge("regraft_images_inside", "Pictures that are decoded, wait or are answered now",
                              registry=self._registry)
-        self.totals = [0, 0]
+        self.answered_requests = self.answered_images = 0
 
     def watch(self, inside: Callable[[], int]) -> None:
         """Ask for the number of pictures inside whenever the figures are read."""
         self._inside.set_function(inside)
 
-    def answered(self, readable: int, unreadable: int) -> None:
+    def count(self, readable: int, unreadable: int) -> None:
         """Count the pictures of one request."""
         self.images.labels("answered").inc(readable)
         self.images.labels("unreadable").inc(unreadable)
-        self.totals[0] += 1
-        self.totals[1] += readable + unreadable
+        self.answered_requests += 1
+        self.answered_images += readable + unreadable
 
     def text(self) -> bytes:
         """The figures in Prometheus' text format."""
