@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 # second instead of 27, measured on two cores beside one other process.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# ONNX Runtime's own builds, from 1.29 on, send names and digests of models to their maker unless told otherwise before
+# they are loaded, and leave a file of their session among the temporary ones.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
