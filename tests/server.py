@@ -24,22 +24,26 @@ _START = ("import sys\n"
 
 @dataclass
 class Server:
-    """A running server: its address, its process, and the folder that it would take for temporary files."""
+    """A running server: its address, its process, and the folder that it would take for temporary files.
+
+    ``client`` keeps its connections: to make a new one takes longer than an answer.
+    """
 
     address: str
     process: subprocess.Popen[str]
     scratch: Path
+    client: httpx.Client
 
     def post(self, *pictures: bytes, **options: Any) -> httpx.Response:
         """``POST /predict`` of one picture as it is, of several as a form."""
         if len(pictures) == 1:
-            return httpx.post(f"{self.address}/predict", content=pictures[0], timeout=60, **options)
+            return self.client.post(f"{self.address}/predict", content=pictures[0], **options)
         files = [("images", (f"{number}.jpg", data)) for number, data in enumerate(pictures)]
-        return httpx.post(f"{self.address}/predict", files=files, timeout=60, **options)
+        return self.client.post(f"{self.address}/predict", files=files, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """``GET`` of an address of the server."""
-        return httpx.get(self.address + path, timeout=60, **options)
+        return self.client.get(self.address + path, **options)
 
     def stop(self) -> dict[str, Any]:
         """Ask it to end, and give the document it prints then."""
@@ -53,7 +57,7 @@ class Server:
 @contextmanager
 def running(model: object, *options: object) -> Iterator[Server]:
     """A server on a free port, until the end of the context."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, httpx.Client(timeout=60) as client:
         process = subprocess.Popen(
             [sys.executable, "-c", _START, "serve", str(model), "--port", "0", "--json", *map(str, options)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": scratch})
@@ -61,7 +65,7 @@ def running(model: object, *options: object) -> Iterator[Server]:
             assert process.stderr is not None
             said = process.stderr.readline()
             assert " at http://" in said, said + process.stderr.read()
-            yield Server(said.split(" at ")[1].split(";")[0], process, Path(scratch))
+            yield Server(said.split(" at ")[1].split(";")[0], process, Path(scratch), client)
         finally:
             if process.poll() is None:
                 process.kill()
