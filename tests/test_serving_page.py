@@ -123,12 +123,23 @@ def test_it_is_used_without_a_mouse(page: Any) -> None:
     assert reached == ["pick", "camera", "A"]
 
 
+class AnotherPage(http.server.BaseHTTPRequestHandler):
+    """An empty page of another origin."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base's
+        pass
+
+
 def test_another_page_sends_nothing(browser: Any, server: Server, crops: Path) -> None:
     """A simple POST needs no preflight; the server must refuse it by its origin."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnotherPage) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         page = browser.new_page()
-        page.route(f"http://127.0.0.1:{other.server_port}/", lambda route: route.fulfill(body="<p>another page"))
         page.goto(f"http://127.0.0.1:{other.server_port}/")
         heard = page.evaluate("""(address) => fetch(address, { method: "POST", mode: "no-cors", body: "x" })
             .then(() => "an answer", () => "nothing")""", f"{server.address}/predict")
