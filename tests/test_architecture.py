@@ -14,15 +14,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
-         "training", "evaluation", "strategy", "report", "manifest", "answering", "runtime", "model", "exports",
-         "serving", "runs", "demonstration", "api", "cli", "__main__")
+         "decisions", "training", "evaluation", "strategy", "report", "manifest", "answering", "runtime", "model",
+         "exports", "serving", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
     "regraft", "regraft.errors", "regraft.settings", "regraft.progress", "regraft.records.results", "regraft.metrics",
     "regraft.data.index", "regraft.data.view", "regraft.data.splits", "regraft.networks.catalogue",
-    "regraft.engines.contract", "regraft.extraction.store", "regraft.extraction.extract", "regraft.heads.choose",
-    "regraft.records.views", "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
+    "regraft.engines.contract", "regraft.engines.choose", "regraft.engines.measure", "regraft.engines.processor",
+    "regraft.runs.engines", "regraft.runs.doctor", "regraft.extraction.store", "regraft.extraction.extract",
+    "regraft.heads.choose",
+    "regraft.decisions.answering", "regraft.decisions.fitting", "regraft.runs.answers", "regraft.records.views",
+    "regraft.training.transforms", "regraft.training.views", "regraft.evaluation",
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports", "regraft.runs.export",
     "regraft.demonstration", "regraft.answering", "regraft.runtime", "regraft.networks.lite", "regraft.engines.light",
@@ -84,7 +87,7 @@ def test_rooms_import_without_torch() -> None:
             "class Refuse:\n"
             "    def find_spec(self, name, path=None, target=None):\n"
             "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnx', 'onnxruntime',\n"
-            "                                      'matplotlib'):\n"
+            "                                      'openvino', 'matplotlib'):\n"
             "            raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             f"for name in {WITHOUT_TORCH!r}: importlib.import_module(name)\n")

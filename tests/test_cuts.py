@@ -231,6 +231,24 @@ def test_a_stage_without_a_trace_is_left_out() -> None:
         graph.read_at(lost)
 
 
+def test_the_head_may_have_a_rate_of_its_own() -> None:
+    traced = quick("efficientnet_lite0")
+    last = traced.readout("last")
+    head = TrainableHead(HeadPlan(start="random"), ("last",), last.dim, 3, seed=0)
+    numbers = sum(p.numel() for p in head.parameters())
+    phase = Phase("p", ("stages[-2:]", "head"), rate=0.1, head_rate=0.01)
+    found = understand(phase, traced.graph, [last], numbers)
+    assert [(rung.label, rung.rate) for rung in found.ladder] == [("the head", 0.01), ("all that learns", 0.1)]
+    assert found.ladder[0].parameters == numbers
+    assert sum(rung.parameters for rung in found.ladder) == found.learning
+    optimiser = make_optimiser(found.phase, found.groups, traced.network.module, head, found.learns.head)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in head.parameters()} == {0.01}
+    assert sorted(set(rates.values())) == [0.01, 0.1]
+    alone = understand(Phase("p", ("head",), rate=0.1, head_rate=0.01), traced.graph, [last], numbers)
+    assert [(rung.rate, rung.parameters) for rung in alone.ladder] == [(0.01, numbers)]
+
+
 def test_a_padding_in_front_is_no_frozen_part() -> None:
     traced = quick("efficientnet_lite0")
     assert traced.graph.cuts[1].parameters == traced.graph.cuts[0].parameters, "the picture, padded"

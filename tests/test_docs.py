@@ -25,6 +25,8 @@ from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.base import Record
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
+from regraft.records.doctor import Doctor, EngineRow
+from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
 from regraft.records.features import FeatureExport
 from regraft.records.heads import Choice, HeadSettings, Tried
 from regraft.records.images import Finding
@@ -42,6 +44,7 @@ from regraft.records.networks import (
     Readout,
     StageRow,
 )
+from regraft.records.pairing import PairedComparison
 from regraft.records.predicted import PredictedFile
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import (
@@ -49,15 +52,18 @@ from regraft.records.results import (
     ClassFigures,
     Compared,
     Comparison,
+    Decided,
     Evaluation,
     ExportResult,
     FeatureCount,
     Interval,
     Majority,
+    OperatingPoint,
     Prediction,
     Predictions,
     TrainResult,
 )
+from regraft.records.runs import RunRow, Runs
 from regraft.records.serving import Served, ServeResult
 from regraft.records.training import Epoch
 from regraft.settings import Declared, declared
@@ -74,13 +80,17 @@ DOCUMENTS: dict[str, type[Record]] = {
     "predict": Predictions, "features": FeatureExport,
     "export": ExportResult, "Agreement": Agreement, "serve": ServeResult, "Served": Served,
     "fetch": Fetched, "backbones": Backbones,
-    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction, "Epoch": Epoch,
+    "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
+    "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,
     "Described plan": DescribedPlan, "Phase facts": PhaseFacts, "settings": SettingRows, "Setting row": SettingRow,
     "Head layer": HeadLayer, "Stage": StageRow, "Cut row": CutRow, "Cut": Cut, "Layer": LayerRow,
     "Predicted file": PredictedFile,
+    "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
+    "Engine kind": EngineKind,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

@@ -60,7 +60,7 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
     session = onnxruntime.InferenceSession(exported.out, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert set(about) == {"format_version", "labels", "preprocessing", "model_digest", "regraft_version", "decoder",
-                          "backbone", "head", "training_counts", "seen"}
+                          "backbone", "head", "training_counts", "seen", "decision", "unknown"}
     assert (about["format_version"], about["regraft_version"]) == ("2", regraft.__version__)
     digest = json.loads((Path(exported.model) / manifest.NAME).read_text())["digest"]
     assert about["model_digest"] == exported.model_digest == digest

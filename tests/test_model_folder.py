@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
 import regraft
-from regraft import manifest
+from regraft import manifest, model
 from regraft.errors import ModelError, TamperedError
 from regraft.model import FILES
 from regraft.records.results import TrainResult
@@ -136,3 +136,8 @@ def test_the_model_knows_its_images_by_their_pixels(folder: Path) -> None:
     record = json.loads((folder / "model.json").read_text())
     assert record["precision"] == "fp32"
     assert record["preprocessing"]["size"] == 224
+
+
+def test_arrays_come_back_whatever_their_order_in_memory() -> None:
+    W_DK = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    assert np.array_equal(load(model.packed_arrays({"weight": W_DK}))["weight"], W_DK)

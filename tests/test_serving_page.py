@@ -131,7 +131,7 @@ class AnotherPage(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base's
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

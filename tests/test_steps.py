@@ -358,3 +358,36 @@ def test_every_way_to_learn_runs(crops: Path, tmp_path: Path, changes: tuple[str
     model = regraft.load(result.out)
     [answer] = model.predict(sorted(crops.glob("palace/*.jpg"))[0])
     assert answer.error is None
+
+
+# -- too little memory -----------------------------------------------------------------------------
+
+
+class Scarce:
+    """Cross-entropy on a machine that has room for so many images at a time."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.done: list[int] = []
+
+    def __call__(self, scores: Any, labels: Any) -> Any:
+        import torch
+
+        if len(labels) > self.room:
+            raise torch.OutOfMemoryError(f"{len(labels)} images")
+        self.done.append(len(labels))
+        return torch.nn.functional.cross_entropy(scores, labels)
+
+
+def test_a_batch_too_large_for_memory_is_worked_through_in_parts(crops: Path, tmp_path: Path) -> None:
+    changes = ("phases.0.epochs=1", "phases.0.accumulate=2", "phases.0.optimiser=sgd", "phases.0.augment=[]",
+               *_PRETRAINED)
+    roomy, scarce = Scarce(8), Scarce(3)
+    whole, parts = (partial(crops, tmp_path / name, *changes, hooks=regraft.Hooks(loss=loss))
+                    for name, loss in (("whole", roomy), ("parts", scarce)))
+    assert sum(scarce.done) == sum(roomy.done) == whole.epochs[-1].images == parts.epochs[-1].images
+    assert max(scarce.done) == 2
+    for name, tensor in weights(whole.out).items():
+        np.testing.assert_allclose(weights(parts.out)[name], tensor, atol=1e-5, err_msg=name)
+    with pytest.raises(TrainingError, match="memory ran out with 1 of 8 images at a time; take a smaller batch"):
+        partial(crops, tmp_path / "none", *changes, hooks=regraft.Hooks(loss=Scarce(0)))

@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from regraft.engines.processor import cores
 from regraft.errors import DataError, StoreError, TimeLimitError
 from regraft.extraction import extract as extraction
 from regraft.extraction import store as storage
-from regraft.extraction.extract import Features, extract, feature_key
+from regraft.extraction.extract import Features, Route, extract, extract_by, feature_key, known_features
 from regraft.extraction.ordered import ordered_map
 from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Space
 from regraft.progress import Deadline, Silent
@@ -51,7 +52,7 @@ class Colours:
     def __init__(self, key: str = "colours", batch: int = 4) -> None:
         self.key = key
         self.batch = batch
-        self.concurrent = 2
+        self.concurrent = 1
         self.readouts: tuple[Readout, ...] = (Readout("rows", "rows", "none", 8), Readout("mean", "mean", "none", 3))
         self.runs: list[int] = []
 
@@ -123,6 +124,32 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     with monkeypatch.context() as patched:
         patched.setattr(extraction, "read_file", refuse)
         yield patched
+
+
+# -- several engines -------------------------------------------------------------------------------
+
+
+def test_each_image_takes_its_route_unless_the_other_has_it(tmp_path: Path, folder: Path) -> None:
+    index = write_pictures(tmp_path / "data", 22)
+    engines = [Colours("one"), Colours("two", 3)]
+    engines[0].concurrent = 3
+    route_N = np.arange(22) % 2
+    with FeatureStore(folder) as store, ExitStack() as spaces:
+        keys = [feature_key(_RULES, "w", engine) for engine in engines]
+        routes = [Route(spaces.enter_context(store.space(key)), engine)
+                  for key, engine in zip(keys, engines, strict=True)]
+        first = extract_by(index, routes, route_N, _RULES, Silent(), _NEVER, 0.0)
+        assert counts(first) == (22, 0)
+        assert first.engines(np.arange(22)) == {"one": 11, "two": 11}
+        assert [sum(engine.runs) for engine in engines] == [11, 11]
+        again = extract_by(index, routes, 1 - route_N, _RULES, Silent(), _NEVER, 0.0)
+        assert counts(again) == (0, 22)
+        (tmp_path / "data").rename(tmp_path / "moved")
+        for known, number in zip(known_features(open_data(tmp_path / "moved"), store, keys), (0, 1), strict=True):
+            np.testing.assert_array_equal(known, route_N == number)
+        read = first.read(np.arange(22)[::-1], ["mean"])
+    _, alone = run_pass(tmp_path / "alone", open_data(tmp_path / "moved"))
+    np.testing.assert_array_equal(read, alone[::-1, 8:])
 
 
 # -- nothing is computed twice ---------------------------------------------------------------------

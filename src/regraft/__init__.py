@@ -1,8 +1,8 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`evaluate`, :func:`predict`, :func:`load`, :func:`features`,
-:func:`backbones`, :func:`fetch`, :func:`store`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`,
-:func:`export`, :func:`serve`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`,
+:func:`explain`, :func:`export`, :func:`serve`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "backbones", "demo", "errors", "evaluate", "explain", "export", "features", "fetch",
-           "iter_epochs", "load", "plan", "predict", "recipes", "serve", "store", "train"]
+__all__ = ["Hooks", "__version__", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain", "export",
+           "features", "fetch", "iter_epochs", "list_runs", "load", "plan", "predict", "recipes", "serve", "store",
+           "train"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
         backbones,
+        compare,
         demo,
+        doctor,
         evaluate,
         explain,
         export,
         features,
         fetch,
         iter_epochs,
+        list_runs,
         load,
         plan,
         predict,

@@ -26,12 +26,11 @@ Named = tuple[str, Any]
 
 @dataclass(frozen=True)
 class Answerer:
-    """What answers: ``run`` takes uint8 [B, S, S, 3], B at most ``batch``, and gives float64 [B, K]."""
+    """What answers: ``answer`` takes names and pixels, uint8 [B, S, S, 3], of at most ``batch`` images."""
 
-    classes: tuple[str, ...]
     preprocessing: Preprocessing
     batch: int
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    answer: Callable[[Sequence[str], NDArray[np.uint8]], Sequence[Prediction]]
 
     def answers(self, sources: Sequence[Named], progress: Progress) -> Iterator[Prediction]:
         """An answer for each image, in order; decoding goes on while the network runs.
@@ -61,16 +60,11 @@ class Answerer:
             return name, error.reason
 
     def _answer(self, images: Sequence[tuple[str, NDArray[np.uint8] | str]]) -> Iterator[Prediction]:
-        pixels = [seen for _, seen in images if not isinstance(seen, str)]
-        rows = iter(self.run(np.stack(pixels)) if pixels else ())
+        readable = [(name, seen) for name, seen in images if not isinstance(seen, str)]
+        answered = iter(self.answer([name for name, _ in readable], np.stack([pixels for _, pixels in readable]))
+                        if readable else ())
         for name, seen in images:
-            yield Prediction(name, error=seen) if isinstance(seen, str) else self.prediction(name, next(rows))
-
-    def prediction(self, name: str, row_K: NDArray[np.float64]) -> Prediction:
-        """The answer for one image, of its probabilities [K]."""
-        best = int(row_K.argmax())
-        probabilities = {label: float(p) for label, p in zip(self.classes, row_K, strict=True)}
-        return Prediction(name, self.classes[best], float(row_K[best]), probabilities)
+            yield Prediction(name, error=seen) if isinstance(seen, str) else next(answered)
 
 
 def named_sources(images: Any, follow_links: bool) -> Iterator[Named]:

@@ -1,7 +1,7 @@
 """The doors in Python: a function for each command, with the same settings. Wiring only.
 
-Each bears its command's name but one: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
-module that declares them.
+Each bears its command's name but two: ``regraft settings`` is :func:`explain`, as :mod:`regraft.settings` is the
+module that declares them, and ``regraft runs`` is :func:`list_runs`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from regraft.errors import MissingExtraError, UsageError
 from regraft.progress import Progress, Silent, default
 from regraft.settings import (
     BackbonesSettings,
+    CompareSettings,
     DemoSettings,
+    DoctorSettings,
     EvaluateSettings,
     ExportSettings,
     FeaturesSettings,
@@ -22,6 +24,7 @@ from regraft.settings import (
     PlanSettings,
     PredictSettings,
     RecipesSettings,
+    RunsSettings,
     ServeSettings,
     SettingsSettings,
     StoreSettings,
@@ -35,11 +38,14 @@ if TYPE_CHECKING:
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
+    from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
     from regraft.records.images import ImageIndex
     from regraft.records.networks import BackboneDetail, Backbones, Fetched
+    from regraft.records.pairing import PairedComparison
     from regraft.records.plan import Plan
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
+    from regraft.records.runs import Runs
     from regraft.records.serving import ServeResult
     from regraft.records.training import Epoch, PhaseForecast
 
@@ -233,6 +239,32 @@ def export(settings: ExportSettings) -> ExportResult:
     return run(settings, _progress(settings.quiet))
 
 
+@takes(CompareSettings)
+def compare(settings: CompareSettings) -> PairedComparison:
+    """Compare two models on the same images: difference in accuracy, with interval, and McNemar's test.
+
+    Without images, the answers that both trainings kept for their test images are compared; these must be the same
+    images.
+
+    Raises ModelError (TamperedError) for an unusable model, DataError where the answers can't be read or are of other
+    images, or for unusable images.
+    """
+    from regraft.runs.pairing import compare as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(RunsSettings)
+def list_runs(settings: RunsSettings) -> Runs:
+    """List runs with plan, figures and time; unfinished ones with how far they are.
+
+    Raises DataError where there is no such folder.
+    """
+    from regraft.runs.listing import list_runs as run
+
+    return run(Path(settings.folder).expanduser())
+
+
 @takes(ServeSettings)
 def serve(settings: ServeSettings) -> ServeResult:
     """Answer pictures over HTTP, with a page to try the model, until stopped.
@@ -302,6 +334,17 @@ def store(settings: StoreSettings) -> StoreUse:
     limit = 0 if settings.clear else None if settings.store_limit is None else size_in_bytes(settings.store_limit)
     with FeatureStore(settings.store) as opened:
         return opened.use(0 if limit is None else opened.trim(limit))
+
+
+@takes(DoctorSettings)
+def doctor(settings: DoctorSettings) -> Doctor:
+    """Tell what this machine has: processor, GPU, engines, feature store, and which engines were chosen.
+
+    Raises StoreError where the store can't be used.
+    """
+    from regraft.runs.doctor import doctor as run
+
+    return run(settings)
 
 
 @takes(DemoSettings)

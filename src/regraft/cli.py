@@ -36,9 +36,11 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "features": api.features,
+    "train": api.train, "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
+    "runs": api.list_runs, "features": api.features,
     "export": api.export, "serve": api.serve,
-    "backbones": api.backbones, "fetch": api.fetch, "store": api.store, "demo": api.demo, "recipes": api.recipes,
+    "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
+    "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,
 }
 

@@ -4,45 +4,166 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft import metrics
+from regraft.decisions.rules import ASKED, decide, label_sets
 from regraft.errors import DataError
+from regraft.records.base import shown
+from regraft.records.decisions import DecisionRule, Threshold
 from regraft.records.images import Quarantined
-from regraft.records.results import ClassFigures, Evaluation, Interval, Majority
+from regraft.records.results import ClassFigures, Decided, Evaluation, Interval, Majority, OperatingPoint
+
+#: Classes from which on the five most probable are worth telling.
+_TOP = 5
 
 
 def judge(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], classes: Sequence[str], *, split: str, method: str,
-          majority: int, seen: int = 0, repeats: int = 1, unreadable: Sequence[Quarantined] = (),
-          note: str = "") -> Evaluation:
+          majority: int, seen: int = 0, repeats: int = 1, images_N: NDArray[np.int64] | None = None,
+          unreadable: Sequence[Quarantined] = (), note: str = "", rule: DecisionRule | None = None) -> Evaluation:
     """Figures of N answers.
 
-    With ``repeats``, rows are answers and each image has that many; intervals count images, not answers.
+    With ``repeats``, rows are answers and each image has that many, ``images_N`` says whose; intervals count images,
+    not answers. ``rule`` is the model's rule of decision, which is judged too.
     """
     if not len(y_N):
         raise DataError(f"no readable image in {split}, so there is nothing to measure")
-    answers = P_NK.argmax(1)
-    matrix = metrics.confusion(y_N, answers, len(classes))
-    precision, recall, f1 = metrics.class_figures(matrix)
+    answers_N = P_NK.argmax(1)
+    matrix_KK = metrics.confusion(y_N, answers_N, len(classes))
+    precision_K, recall_K, f1_K = metrics.class_figures(matrix_KK)
+    present_K = matrix_KK.sum(1) > 0
+    auc_K, ap_K = (metrics.one_vs_rest(figure, P_NK, y_N) for figure in (metrics.roc_auc, metrics.average_precision))
     n = len(y_N) // repeats
-    present = matrix.sum(1) > 0
     return Evaluation(
-        accuracy=Interval(*metrics.wilson(float((answers == y_N).mean()) * n, n)),
+        accuracy=_share(float((answers_N == y_N).mean()), n),
         n=n, split=split, seen_in_training=seen, method=method,
         repeats=repeats,
-        balanced_accuracy=float(recall[present].mean()), macro_f1=float(f1[present].mean()),
+        balanced_accuracy=float(recall_K[present_K].mean()), macro_f1=float(f1_K[present_K].mean()),
         log_loss=metrics.log_loss(P_NK, y_N),
         majority=Majority(classes[majority], float((y_N == majority).mean())),
         classes=tuple(
-            ClassFigures(name, int(matrix[k].sum()) // repeats, _number(precision[k]), _number(recall[k]),
-                         _number(f1[k]))
+            ClassFigures(name, int(matrix_KK[k].sum()) // repeats, _number(precision_K[k]), _number(recall_K[k]),
+                         _number(f1_K[k]), _recall(matrix_KK[k], k, repeats), _number(auc_K[k]), _number(ap_K[k]))
             for k, name in enumerate(classes)),
-        confusion=tuple(tuple(int(count) for count in row) for row in matrix),
+        confusion=tuple(tuple(int(count) for count in row) for row in matrix_KK),
         quarantined=len(unreadable), unreadable=tuple(unreadable), note=note,
+        top5=_share(metrics.top_k(P_NK, y_N, _TOP), n) if len(classes) > _TOP else None,
+        macro_precision=float(np.nan_to_num(precision_K[present_K]).mean()),
+        roc_auc=_mean(auc_K[present_K]), average_precision=_mean(ap_K[present_K]),
+        brier=float(metrics.brier(P_NK, y_N).mean()), calibration_error=metrics.calibration_error(P_NK, y_N),
+        intervals=_intervals(P_NK, y_N, np.arange(len(y_N)) if images_N is None else images_N),
+        decided=None if rule is None else judge_rule(P_NK, y_N, classes, rule, repeats),
     )
+
+
+def _share(value: float, n: int) -> Interval:
+    """A share of ``n`` images with Wilson's interval."""
+    return Interval(*metrics.wilson(value * n, n))
+
+
+def _recall(answered_K: NDArray[np.int64], k: int, repeats: int) -> Interval | None:
+    """Recall of class ``k`` from its row of the confusion matrix."""
+    given = int(answered_K.sum())
+    return _share(float(answered_K[k] / given), max(1, given // repeats)) if given else None
+
+
+def _intervals(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], images_N: NDArray[np.int64],
+               ) -> dict[str, tuple[float, float]]:
+    """Intervals of the figures that are cheap to measure a thousand times."""
+    classes = P_NK.shape[1]
+    answers_N = P_NK.argmax(1)
+    right_N = answers_N == y_N
+    loss_N, brier_N = metrics.surprise(P_NK, y_N), metrics.brier(P_NK, y_N)
+    found, place_N = np.unique(images_N, return_inverse=True)
+
+    def figures(drawn_I: NDArray[np.float64]) -> dict[str, float]:
+        weight_N = drawn_I[place_N]
+        given_K, answered_K, right_K = (np.bincount(of, weight_N * which, classes) for of, which in (
+            (y_N, 1.0), (answers_N, 1.0), (y_N, right_N)))
+        present_K = given_K > 0
+        total = weight_N.sum()
+        return {"balanced_accuracy": float((right_K[present_K] / given_K[present_K]).mean()),
+                "macro_f1": float((2 * right_K / np.maximum(given_K + answered_K, 1))[present_K].mean()),
+                "log_loss": float(weight_N @ loss_N / total), "brier": float(weight_N @ brier_N / total)}
+
+    return metrics.bootstrap(figures, len(found))
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Mean of those that are defined."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def judge_rule(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], classes: Sequence[str], rule: DecisionRule,
+               repeats: int = 1) -> Decided:
+    """What a rule of decision does; each image has ``repeats`` answers."""
+    decided_N, plain_N = decide(P_NK, rule, classes), P_NK.argmax(1)
+    asked_N = decided_N == ASKED
+    points = tuple(_point(decided_N, y_N, classes.index(threshold.label), threshold, repeats)
+                   for threshold in rule.thresholds)
+    sets_NK = label_sets(P_NK, rule) if rule.set_share is not None else None
+    cost, plain_cost = _costs(decided_N, plain_N, y_N, rule)
+    decided = Decided(
+        accuracy=_of(decided_N[~asked_N] == y_N[~asked_N], repeats),
+        asked=_share(float(asked_N.mean()), len(y_N) // repeats),
+        points=points, cost=cost, plain_cost=plain_cost,
+        covered=None if sets_NK is None else _of(sets_NK[np.arange(len(y_N)), y_N], repeats),
+        set_size=None if sets_NK is None else float(sets_NK.sum(1).mean()))
+    return replace(decided, price=_price(decided, rule, plain_N, y_N, classes))
+
+
+def _of(which_N: NDArray[np.bool_], repeats: int) -> Interval | None:
+    """The share that is true, with its interval; None of nothing."""
+    return _share(float(which_N.mean()), max(1, len(which_N) // repeats)) if len(which_N) else None
+
+
+def _point(decided_N: NDArray[np.int64], y_N: NDArray[np.int32], k: int, threshold: Threshold, repeats: int,
+           ) -> OperatingPoint:
+    own_N, called_N = y_N == k, decided_N == k
+    return OperatingPoint(
+        threshold.label, threshold.at_least, threshold.recall, _of((called_N | (decided_N == ASKED))[own_N], repeats),
+        _of(~called_N[~own_N], repeats), float(own_N[called_N].mean()) if called_N.any() else None)
+
+
+def _costs(decided_N: NDArray[np.int64], plain_N: NDArray[np.int64], y_N: NDArray[np.int32], rule: DecisionRule,
+           ) -> tuple[float | None, float | None]:
+    """Mean cost by the rule, and of the most probable class."""
+    if not rule.costs:
+        return None, None
+    costs_KK = np.asarray(rule.costs)
+    paid_N = np.where(decided_N == ASKED, rule.ask_cost or 0.0, costs_KK[y_N, decided_N])
+    return float(paid_N.mean()), float(costs_KK[y_N, plain_N].mean())
+
+
+def _price(decided: Decided, rule: DecisionRule, plain_N: NDArray[np.int64], y_N: NDArray[np.int32],
+           classes: Sequence[str]) -> str:
+    """What the rule brings and costs, in words."""
+    told = []
+    for point in decided.points:
+        k = classes.index(point.label)
+        before = _of(plain_N[y_N != k] != k, 1)
+        told.append(f"{shown(point.label)} from a probability of {point.threshold:.3g} on: "
+                    f"{point.sensitivity or 'none'} of its images are caught ({point.wanted:.1%} required), "
+                    f"{point.specificity or 'none'} of the others are not called so"
+                    + (f" ({before.value:.1%} by the most probable class)" if before else ""))
+    if decided.cost is not None:
+        told.append(f"an image costs {decided.cost:.4g} on average, {decided.plain_cost:.4g} by the most probable "
+                    "class")
+    if rule.ask_below is not None or rule.ask_cost is not None:
+        told.append(f"a person is asked about {decided.asked!r} of the images")
+    if rule.decides:
+        told.append("no decision is made" if decided.accuracy is None else
+                    f"{decided.accuracy!r} of the decisions are right, {float((plain_N == y_N).mean()):.1%} by the "
+                    "most probable class on all images")
+    if decided.covered is not None:
+        told.append(f"sets of {decided.set_size:.2f} labels on average hold the right one for {decided.covered!r} of "
+                    f"the images ({rule.set_share:.1%} wanted)")
+    return "by the rule: " + "; ".join(told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from regraft import manifest
 from regraft.answering import Answerer, named_sources
+from regraft.decisions.answering import predictions
+from regraft.decisions.novelty import Known
 from regraft.engines.light import light_engine
 from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
@@ -21,7 +23,7 @@ from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
-from regraft.records.results import Predictions
+from regraft.records.results import Prediction, Predictions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, NDArray[np.float32]]
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
+UNKNOWN = "unknown.safetensors"
 
-#: What a model folder holds, and what it must hold: a head on features alone has no network.
-FILES = (RECORD, BACKBONE, HEAD, IMAGES)
+#: What a model folder may hold, and what it must hold: a head on features alone has no network, and not every model
+#: knows what is unknown.
+FILES = (RECORD, BACKBONE, HEAD, IMAGES, UNKNOWN)
 HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
@@ -63,16 +67,19 @@ class SeenImages:
 class Model:
     """A trained classifier; made by :func:`load`.
 
-    ``record`` says what it is, ``head`` is what was learned, ``seen`` which images it knows already.
+    ``record`` says what it is, ``head`` is what was learned (calibrated: its logits are divided by the record's
+    temperature), ``seen`` which images it knows already, ``known`` what they are like.
     """
 
-    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages, module: object = None) -> None:
+    def __init__(self, folder: Path, record: ModelRecord, head: Head, seen: SeenImages, module: object = None,
+                 known: Known | None = None) -> None:
         self.folder = folder
         self._record = record
         self.head = head
         self.seen = seen
+        self.known = known
         self._module = module
-        self._engines: dict[tuple[str, bool], Engine] = {}
+        self._engines: dict[str, Engine] = {}
 
     @property
     def record(self) -> ModelRecord:
@@ -93,19 +100,17 @@ class Model:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
 
-    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", all_readouts: bool = False) -> Engine:
-        """The engine that gives the head's readouts (or all that the training read); built once."""
-        key, record = (device, all_readouts), self.record
-        if key not in self._engines:
-            readouts = record.readouts if all_readouts else record.head_readouts
-            network = self.network()
+    def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
+        """The engine that gives the head's readouts; built once."""
+        if device not in self._engines:
+            readouts, rules, network = self.record.head_readouts, self.record.preprocessing, self.network()
             if isinstance(network, LiteNetwork):
-                self._engines[key] = light_engine(network, readouts, record.preprocessing, device)
+                self._engines[device] = light_engine(network, readouts, rules, device)
             else:
                 from regraft.engines.pytorch import PyTorchEngine
 
-                self._engines[key] = PyTorchEngine(network, readouts, record.preprocessing, device)
-        return self._engines[key]
+                self._engines[device] = PyTorchEngine(network, readouts, rules, device)
+        return self._engines[device]
 
     def network(self) -> nn.Module | LiteNetwork:
         """The backbone with the model's weights: a torch module of its own in inference mode.
@@ -140,22 +145,40 @@ class Model:
 
     def answerer(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Answerer:
         """What answers images, any number of them."""
-        engine, head = self.engine(device), self.head
-        return Answerer(self.classes, self.record.preprocessing, engine.batch,
-                        lambda pixels_BHWC: head.probabilities(engine.run(pixels_BHWC)))
+        engine = self.engine(device)
+        return Answerer(self.record.preprocessing, engine.batch,
+                        lambda names, pixels_BHWC: self.answer(names, engine.run(pixels_BHWC)))
+
+    def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
+        """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
+        about = self._about
+        return predictions(names, features_ND, self.head.logits(features_ND), about.classes, about.unknown, self.known,
+                           about.decision)
+
+    @property
+    def _about(self) -> ModelRecord | HeadRecord:
+        """What the model says about itself, with or without a network."""
+        return self._record
 
 
 class HeadModel(Model):
     """A head without a network, from a file of features; made by :func:`load`.
 
-    ``head.probabilities(features_ND)`` answers features; everything that needs the network raises ModelError.
+    ``answer`` and ``head.probabilities(features_ND)`` answer features; everything that needs the network raises
+    ModelError.
     """
 
-    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages) -> None:
+    def __init__(self, folder: Path, about: HeadRecord, head: Head, seen: SeenImages, known: Known | None = None,
+                 ) -> None:
         self.folder = folder
         self.about = about
         self.head = head
         self.seen = seen
+        self.known = known
+
+    @property
+    def _about(self) -> ModelRecord | HeadRecord:
+        return self.about
 
     @property
     def record(self) -> ModelRecord:
@@ -192,21 +215,32 @@ def load(path: str | Path, module: object = None) -> Model:
     try:
         head, images = load_file(folder / HEAD), load_file(folder / IMAGES)
         seen = SeenImages(_digests(images["training"]), _digests(images["validation"]))
+        known = Known.of(load_file(folder / UNKNOWN)) if UNKNOWN in listed else None
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
-            model = Model(folder, record, restore_head(record.head, head), seen, module)
+            model = Model(folder, record, restore_head(record.head, head).tempered(record.temperature), seen, module,
+                          known)
         else:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
-            model = HeadModel(folder, about, restore_head(about.head, head), seen)
+            model = HeadModel(folder, about, restore_head(about.head, head).tempered(about.temperature), seen, known)
     except (DataError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
     if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
                          f"{[width, len(model.classes)]}")
+    _require_known(model, width)
     _require_module(model, module)
     return model
+
+
+def _require_known(model: Model, width: int) -> None:
+    """Raise ModelError where what is known of the images is missing or of another width than the head's."""
+    unknown, known = model._about.unknown, model.known
+    needs = unknown is not None and unknown.kind == "relative_mahalanobis"
+    if needs and (known is None or len(known.projection) != width):
+        raise ModelError(f"{model.folder / UNKNOWN} does not fit the model's head")
 
 
 def _require_module(model: Model, module: object) -> None:
@@ -240,20 +274,20 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Arrays | None, head: Head,
-         seen: SeenImages) -> None:
+         seen: SeenImages, known: Known | None = None) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
-    Without a backbone it is a head that answers features, described by a HeadRecord.
+    Without a backbone it is a head that answers features, described by a HeadRecord. The head is the one that was
+    fitted: the record's temperature is applied where the model is loaded.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
-    from safetensors.numpy import save as tensors
-
     contents: dict[str, Callable[[], bytes]] = {
         RECORD: lambda: record.to_json().encode(),
         **({} if backbone is None else {BACKBONE: lambda: _packed_network(backbone)}),
-        HEAD: lambda: tensors(head_tensors(head)),
-        IMAGES: lambda: tensors({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+        HEAD: lambda: packed_arrays(head_tensors(head)),
+        IMAGES: lambda: packed_arrays({"training": _packed(seen.training), "validation": _packed(seen.validation)}),
+        **({} if known is None else {UNKNOWN: lambda: packed_arrays(known.tensors())}),
     }
     stage = folder / RUN / f"finishing-{secrets.token_hex(4)}"
     try:
@@ -278,14 +312,19 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
                           "bytes are free there") from None
 
 
-def _packed_network(state: State | Arrays) -> bytes:
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(state.items())
-              if isinstance(tensor, np.ndarray)}
-    if arrays:
-        from safetensors.numpy import save as tensors
+def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save as tensors
 
-        data: bytes = tensors(arrays)
-        return data
+    # The package writes an array's memory as it lies, in whatever order: a transposed one would come back scrambled.
+    data: bytes = tensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
+
+
+def _packed_network(state: State | Arrays) -> bytes:
+    arrays = {name: tensor for name, tensor in sorted(state.items()) if isinstance(tensor, np.ndarray)}
+    if arrays:
+        return packed_arrays(arrays)
     from regraft.networks.weights import packed
 
     return packed(cast("State", state))

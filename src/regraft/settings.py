@@ -120,6 +120,22 @@ def size_in_bytes(text: str | int, name: str = "store_limit") -> int:
     return int(float(match["number"]) * 1024 ** " KMGT".index(unit or " "))
 
 
+_REQUIREMENT = re.compile(r"recall:(?P<label>.+?)\s*>=\s*(?P<share>[\d.]+)", re.DOTALL)
+
+
+def required_recall(text: str) -> tuple[str, float]:
+    """Class and share of a requirement such as ``recall:defect>=0.995``; raises SettingsError."""
+    match = _REQUIREMENT.fullmatch(text)
+    try:
+        share = float(match["share"]) if match else math.nan
+    except ValueError:
+        share = math.nan
+    if match is None or not 0 < share < 1:
+        raise SettingsError([f"require: {text!r} is not allowed; write recall:CLASS>=SHARE with a share between 0 and "
+                             "1, such as recall:defect>=0.995"])
+    return match["label"], share
+
+
 Data = Annotated[str | Path, Setting(
     "A folder of class folders or of splits, a CSV or Parquet table, or torchvision:NAME.",
     metavar="DATA", positional=True)]
@@ -208,6 +224,20 @@ class TrainSettings:
     validation_share: Annotated[float, Setting(
         "Share of the rest split off as validation where the data has none.", gt=0, lt=1)] = 0.2
     no_test: Annotated[bool, Setting("Split off no test images; they serve for learning too.")] = False
+    accept: Annotated[float, Setting(
+        "Share of known images that the model is to accept as known; what is less like them is unknown.",
+        gt=0, lt=1)] = 0.95
+    require: Annotated[Sequence[str], Setting(
+        "Choose a threshold so that this share of a class is caught, such as recall:defect>=0.995; may be given "
+        "several times.", metavar="recall:CLASS>=SHARE")] = ()
+    costs: Annotated[str | Path | None, Setting(
+        "A CSV table of what each decision (columns) costs where each class (rows) is right; a column 'ask' is the "
+        "cost of asking a person.", metavar="FILE")] = None
+    ask: Annotated[float | None, Setting(
+        "Ask a person where it is unsure, so that at least this share of the other decisions is right.", gt=0, lt=1,
+        )] = None
+    conformal: Annotated[float | None, Setting(
+        "Answer with a set of labels that holds the right one for this share of images.", gt=0, lt=1)] = None
     seed: Seed = 0
     time_limit: Annotated[str | float | None, Setting(
         "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")] = None
@@ -233,6 +263,10 @@ class TrainSettings:
         if self.time_limit is not None:
             seconds(self.time_limit)
         size_in_bytes(self.store_limit)
+        for text in (self.require,) if isinstance(self.require, str) else self.require:
+            required_recall(text)
+        if self.require and self.costs is not None:
+            raise SettingsError(["costs: thresholds and costs can't both decide; leave --require or --costs away"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +294,36 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check(self)
         size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """Settings of ``compare``."""
+
+    first: Annotated[str | Path, Setting("A model folder that train wrote.", metavar="A", positional=True)]
+    second: Annotated[str | Path, Setting("The model folder to compare it with.", metavar="B", positional=True)]
+    data: Annotated[str | Path | None, Setting(
+        "Labelled images, as for evaluate; by default the answers that both trainings kept for their test images.",
+        metavar="DATA", positional=True)] = None
+    _: dataclasses.KW_ONLY
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsSettings:
+    """Settings of ``runs``."""
+
+    folder: Annotated[str | Path, Setting("Where the model folders are.", metavar="DIR", positional=True)] = "runs"
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -425,6 +489,16 @@ class StoreSettings:
         check(self)
         if self.store_limit is not None:
             size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorSettings:
+    """Settings of ``doctor``."""
+
+    store: Store = None
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,22 +15,26 @@ ANSWER_PRECISION: Precision = "fp32"
 
 
 class Engine(Protocol):
-    """Runs a frozen network.
+    """Runs a frozen network on batches of one size, so that an image's features are the same alone and among others.
 
-    ``key`` names what decides the features besides pixels and weights: engine, device and precision.
-    ``batch`` is the one number of images the network is run on: fewer are filled up. So the features of an
-    image are the same, to the last bit, alone and among others (on one machine and version).
-    ``concurrent`` is how many runs at a time keep the machine busy; more wait for each other.
+    To the last bit, that is, on one machine and version.
     """
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """What decides the features besides pixels and weights: engine, device and precision."""
+
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """The one number of images that the network is run on; fewer are filled up."""
+
     @property
-    def concurrent(self) -> int: ...
+    def concurrent(self) -> int:
+        """How many runs at a time keep the machine busy."""
+
     @property
-    def readouts(self) -> tuple[Readout, ...]: ...
+    def readouts(self) -> tuple[Readout, ...]:
+        """What is read, in the order in which it is joined."""
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Readouts of 1 to ``batch`` images (uint8), joined in order: float32 [B, D]. Safe to call from any thread."""

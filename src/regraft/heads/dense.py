@@ -47,6 +47,14 @@ class DenseHead:
             if not (np.isfinite(W).all() and np.isfinite(b).all()):
                 raise DataError("a head's weights must be finite")
 
+    def tempered(self, temperature: float) -> DenseHead:
+        """The head whose logits are divided by a temperature."""
+        if temperature == 1:
+            return self
+        *hidden, (W, b) = self.layers
+        scale = np.float32(1 / temperature)
+        return DenseHead(self.settings, (*hidden, (W * scale, b * scale)))
+
     @property
     def shape(self) -> tuple[int, int]:
         """Width of the joined readouts, number of classes."""

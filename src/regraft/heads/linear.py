@@ -93,6 +93,13 @@ class LinearHead:
         if not (np.isfinite(self.W_DK).all() and np.isfinite(self.b_K).all()):
             raise DataError("a head's weights must be finite")
 
+    def tempered(self, temperature: float) -> LinearHead:
+        """The head whose logits are divided by a temperature."""
+        if temperature == 1:
+            return self
+        scale = np.float32(1 / temperature)
+        return LinearHead(self.settings, self.W_DK * scale, self.b_K * scale)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Width of the joined readouts, number of classes."""

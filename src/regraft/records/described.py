@@ -214,6 +214,8 @@ def _details(phase: Phase, facts: PhaseFacts | None) -> Iterator[str]:
         over = ", ".join(phase.over) or "the stages"
         other = "" if phase.other_rate is None else f"; {phase.other_rate:g} for the rest"
         yield f"rates over depth: {phase.law}, {phase.rate:g} {end}, over {over}{other}"
+    if phase.head_rate is not None:
+        yield f"rate of the head: {phase.head_rate:g}"
     if phase.decay:
         yield f"rate divided by 1 + {phase.decay:g} x steps"
     if phase.weight_decay:

@@ -6,10 +6,11 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from regraft.errors import DataError
 from regraft.records.base import Record
+from regraft.records.decisions import DecisionRule, Unknown
 from regraft.records.preprocessing import Preprocessing
 
 #: Version of ONNX's operators. PyTorch's exporter writes this one without converting.
@@ -20,6 +21,8 @@ PIXELS, PROBABILITIES, LOGITS = "pixels", "probabilities", "logits"
 
 #: A protocol buffer holds no more, and so no ONNX file without a second one beside it.
 MOST_BYTES = 2**31 - 1
+
+_Kind = TypeVar("_Kind", bound=Record)
 
 #: Bytes of the digest of one image's pixels.
 _DIGEST_BYTES = 16
@@ -45,6 +48,10 @@ class ExportedRecord(Record):
         Images of each class that the head was fitted on.
     seen:
         Digests of the pixels of the images that served for fitting or choosing.
+    unknown:
+        When an image is unknown, where that is told by the logits alone; what needs the features is not in the file.
+    decision:
+        From probabilities to a decision.
     """
 
     format_version: ClassVar[int] = 2
@@ -58,6 +65,8 @@ class ExportedRecord(Record):
     head: str
     training_counts: tuple[int, ...]
     seen: frozenset[bytes] = field(repr=False)
+    unknown: Unknown | None = None
+    decision: DecisionRule | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
@@ -72,6 +81,8 @@ class ExportedRecord(Record):
             "decoder": self.decoder, "model_digest": self.model_digest, "backbone": self.backbone, "head": self.head,
             "labels": json.dumps(self.labels), "preprocessing": json.dumps(self.preprocessing.to_dict()),
             "training_counts": json.dumps(self.training_counts),
+            "unknown": json.dumps(self.unknown and self.unknown.to_dict()),
+            "decision": json.dumps(self.decision and self.decision.to_dict()),
             "seen": base64.b64encode(b"".join(sorted(self.seen))).decode(),
         }
 
@@ -87,12 +98,18 @@ class ExportedRecord(Record):
                 labels=_texts(texts["labels"]), training_counts=_counts(texts["training_counts"]),
                 preprocessing=Preprocessing.from_dict(json.loads(texts["preprocessing"])),
                 model_digest=texts["model_digest"], regraft_version=texts["regraft_version"],
+                unknown=_optional(Unknown, texts["unknown"]), decision=_optional(DecisionRule, texts["decision"]),
                 decoder=texts["decoder"], backbone=texts["backbone"], head=texts["head"],
                 seen=frozenset(digests[at:at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)))
         except KeyError as error:
             raise DataError(f"it does not tell its {error.args[0]}") from None
         except (ValueError, TypeError) as error:
             raise DataError(f"what it tells about itself can't be read ({error})") from None
+
+
+def _optional(kind: type[_Kind], text: str) -> _Kind | None:
+    values = json.loads(text)
+    return None if values is None else kind.from_dict(values)
 
 
 def _texts(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from regraft.errors import DataError
 from regraft.records.base import Record
+from regraft.records.decisions import DecisionRule, Unknown
 from regraft.records.features import FeatureOrigin
 from regraft.records.heads import HeadSettings
 from regraft.records.networks import Readout
@@ -53,6 +54,10 @@ class ModelRecord(Record):
         What the training read: images, or a file of their features.
     own:
         Of a network that the caller gave as a module; the model is loaded with that module.
+    temperature:
+        The head's logits are divided by it; fitted on held-out answers.
+    unknown, decision:
+        When an image is unknown, and what is decided; None: no measure, no rule.
     """
 
     classes: tuple[str, ...]
@@ -67,12 +72,12 @@ class ModelRecord(Record):
     precision: Literal["fp32"] = "fp32"
     start: Literal["images", "features"] = "images"
     own: OwnNetwork | None = None
+    temperature: float = 1.0
+    unknown: Unknown | None = None
+    decision: DecisionRule | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise DataError("a model needs at least two classes of different names")
-        if len(self.training_counts) != len(self.classes):
-            raise DataError("a model counts the training images of every class")
+        _check(self)
         missing = set(self.head.readouts) - {readout.name for readout in self.readouts}
         if missing:
             raise DataError(f"the head reads {sorted(missing)}, which the backbone does not give")
@@ -98,6 +103,8 @@ class HeadRecord(Record):
         What made those features, or None where the file does not say.
     dim:
         Numbers it takes for an image.
+    temperature, unknown, decision:
+        As in :class:`ModelRecord`.
     """
 
     classes: tuple[str, ...]
@@ -107,9 +114,26 @@ class HeadRecord(Record):
     head: HeadSettings
     dim: int
     training_counts: tuple[int, ...]
+    temperature: float = 1.0
+    unknown: Unknown | None = None
+    decision: DecisionRule | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise DataError("a model needs at least two classes of different names")
-        if len(self.training_counts) != len(self.classes):
-            raise DataError("a model counts the training images of every class")
+        _check(self)
+
+
+def _check(record: ModelRecord | HeadRecord) -> None:
+    """Raise DataError where classes, counts, temperature and rule do not fit each other."""
+    classes = record.classes
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        raise DataError("a model needs at least two classes of different names")
+    if len(record.training_counts) != len(classes):
+        raise DataError("a model counts the training images of every class")
+    if not 0 < record.temperature < float("inf"):
+        raise DataError(f"a temperature is a positive number, not {record.temperature}")
+    rule = record.decision or DecisionRule()
+    strange = {threshold.label for threshold in rule.thresholds} - set(classes)
+    if strange:
+        raise DataError(f"the rule of decision names {sorted(strange)}, which the model does not know")
+    if rule.costs and {len(rule.costs), *map(len, rule.costs)} != {len(classes)}:
+        raise DataError("a rule of costs has a row and a column for every class")

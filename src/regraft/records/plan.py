@@ -136,6 +136,9 @@ class Phase(Record):
     momentum: Annotated[float, Setting("Momentum of sgd and rmsprop.", ge=0, lt=1)] = 0.0
     nesterov: Annotated[bool, Setting("Nesterov's momentum, for sgd.")] = False
     rate: Annotated[float, Setting("Learning rate at the head.", gt=0, le=100)] = 1e-3
+    head_rate: Annotated[float | None, Setting(
+        "Learning rate of the head where it has one of its own; a solved head wants less than what is behind the cut, "
+        "as its many inputs all move at once.", gt=0, le=100)] = None
     schedule: Annotated[Schedule, Setting("How the rate changes over the phase.")] = "one_cycle"
     warmup: Annotated[float, Setting("Share of the steps in which the rate rises from near 0.", ge=0, lt=1)] = 0.0
     step_epochs: Annotated[float, Setting("Epochs between two steps of the schedule 'step'.", gt=0)] = 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from regraft.records.base import Record, shown
@@ -11,15 +12,21 @@ from regraft.records.results import Prediction
 Cell = str | float | bool | None
 
 #: Columns of a table of predictions, whatever its format.
-COLUMNS = ("path", "label", "probability", "runner_up", "runner_up_probability", "unknown", "model_digest", "error")
+COLUMNS = ("path", "label", "decision", "probability", "runner_up", "runner_up_probability", "labels", "unknown",
+           "novelty", "model_digest", "error")
 
 
 def row(answer: Prediction, model_digest: str) -> dict[str, Cell]:
-    """One row under the names of ``COLUMNS``; with an error, path, digest and error alone are filled."""
+    """One row under the names of ``COLUMNS``; with an error, path, digest and error alone are filled.
+
+    A set of labels is a JSON list.
+    """
     others = {label: p for label, p in (answer.probabilities or {}).items() if label != answer.label}
     runner_up = max(others, key=others.__getitem__, default=None)
-    cells = (answer.path, answer.label, answer.probability, runner_up,
-             None if runner_up is None else others[runner_up], answer.unknown, model_digest, answer.error)
+    cells = (answer.path, answer.label, answer.decision, answer.probability, runner_up,
+             None if runner_up is None else others[runner_up],
+             None if answer.labels is None else json.dumps(answer.labels, ensure_ascii=False), answer.unknown,
+             answer.novelty, model_digest, answer.error)
     return dict(zip(COLUMNS, cells, strict=True))
 
 

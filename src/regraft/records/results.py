@@ -35,6 +35,7 @@ class ClassFigures(Record):
     """Figures of one class.
 
     ``recall`` is None where the split holds no image of it, ``precision`` where it was never the answer.
+    ``recall_interval`` is Wilson's; ``roc_auc`` and ``average_precision`` rank the class against all others.
     """
 
     label: str
@@ -42,6 +43,9 @@ class ClassFigures(Record):
     precision: float | None
     recall: float | None
     f1: float | None
+    recall_interval: Interval | None = None
+    roc_auc: float | None = None
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,62 @@ class Majority(Record):
 
     label: str
     accuracy: float
+
+
+@dataclass(frozen=True)
+class OperatingPoint(Record):
+    """How one class fares under the model's rule of decision.
+
+    Attributes
+    ----------
+    label, threshold:
+        The class, and the probability from which on it is decided for.
+    wanted:
+        The recall that was required of it.
+    sensitivity:
+        Share of its images that are decided for it or that a person is asked about; None without such images.
+    specificity:
+        Share of the other images that are not decided for it; None without such images.
+    precision:
+        Share of the decisions for it that are right; None without such decisions.
+    """
+
+    label: str
+    threshold: float
+    wanted: float
+    sensitivity: Interval | None
+    specificity: Interval | None
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class Decided(Record):
+    """What the model's rule of decision does on the evaluated images.
+
+    Attributes
+    ----------
+    accuracy:
+        Share of right decisions among those that are made; None where a person is always asked.
+    asked:
+        Share of images that a person is asked about.
+    points:
+        A point for each required class.
+    cost, plain_cost:
+        Mean cost of an image by the rule, and of always deciding for the most probable class; None without costs.
+    covered, set_size:
+        Share of images whose right class is in their set of labels, and mean size of the set; None without sets.
+    price:
+        What the rule costs and brings, in words.
+    """
+
+    accuracy: Interval | None
+    asked: Interval
+    points: tuple[OperatingPoint, ...] = ()
+    cost: float | None = None
+    plain_cost: float | None = None
+    covered: Interval | None = None
+    set_size: float | None = None
+    price: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,6 +141,20 @@ class Evaluation(Record):
         Unreadable images that are not among the ``n``: how many, and which with the reason.
     note:
         What the reader must know, else empty.
+    top5:
+        Share of images whose right class is among the five most probable; None with five classes or fewer.
+    macro_precision, roc_auc, average_precision:
+        Means over the classes that occur, one against the rest for the last two. Macro recall is
+        ``balanced_accuracy``.
+    brier:
+        Mean squared distance of the probabilities from the truth, summed over classes, 0 to 2.
+    calibration_error:
+        Expected calibration error over 15 equal-width bins of the best probability.
+    intervals:
+        95 % intervals by bootstrap over images, low and high, of the figures it names.
+    decided:
+        What the model's rule of decision does here; None where it has none. All other figures are of the most probable
+        class.
     """
 
     accuracy: Interval
@@ -98,6 +172,14 @@ class Evaluation(Record):
     quarantined: int = 0
     unreadable: tuple[Quarantined, ...] = ()
     note: str = ""
+    top5: Interval | None = None
+    macro_precision: float | None = None
+    roc_auc: float | None = None
+    average_precision: float | None = None
+    brier: float | None = None
+    calibration_error: float | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    decided: Decided | None = None
 
     def __repr__(self) -> str:
         lines = [
@@ -106,6 +188,7 @@ class Evaluation(Record):
             f"{self.majority.accuracy:.1%}",
             f"  balanced accuracy {self.balanced_accuracy:.1%}, macro F1 {self.macro_f1:.1%}, "
             f"log-loss {self.log_loss:.3f}",
+            *self._more(),
         ]
         worst = sorted((c for c in self.classes if c.n and c.recall is not None), key=lambda c: c.recall or 0)[:3]
         if len(self.classes) > 2 and worst:
@@ -114,9 +197,19 @@ class Evaluation(Record):
         if self.quarantined:
             lines.append(f"  {self.quarantined:,} unreadable images are not counted: "
                          + "; ".join(map(repr, self.unreadable[:3])) + ("; ..." if self.quarantined > 3 else ""))
+        if self.decided is not None:
+            lines.append(f"  {self.decided.price}")
         if self.note:
             lines.append(f"  {self.note}")
         return "\n".join(lines)
+
+    def _more(self) -> list[str]:
+        """One line of further figures; none where the record is of a Regraft that did not measure them."""
+        told = [f"{name} {value:{form}}" for name, value, form in (
+            ("top-5", None if self.top5 is None else self.top5.value, ".1%"), ("ROC AUC", self.roc_auc, ".3f"),
+            ("average precision", self.average_precision, ".3f"), ("Brier", self.brier, ".3f"),
+            ("calibration error", self.calibration_error, ".1%")) if value is not None]
+        return [f"  {', '.join(told)}"] if told else []
 
     def _repr_html_(self) -> str:
         def cell(value: float | None) -> str:
@@ -130,10 +223,20 @@ class Evaluation(Record):
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Record):
-    """The answer for one image, or why there is none.
+    """The answer for one image, or why there is none. With an ``error`` everything else is None.
 
-    ``label`` is the best class even when ``unknown`` is true; ``unknown`` is None where the model has no
-    measure of it. With an ``error`` everything else is None.
+    Attributes
+    ----------
+    label, probability, probabilities:
+        The most probable class, even where ``unknown`` is true; its probability, and that of every class.
+    unknown:
+        Whether the image is like nothing that the model knows; None where the model has no measure of it.
+    novelty:
+        How unlike the known images it is; unknown above the model's threshold. Of one model only such numbers compare.
+    decision:
+        The class to decide for by the model's rule, or ``ask`` for a person; None where it has no rule.
+    labels:
+        The set that holds the right class as often as was asked for; None where nobody asked.
     """
 
     path: str
@@ -142,11 +245,21 @@ class Prediction(Record):
     probabilities: dict[str, float] | None = None
     unknown: bool | None = None
     error: str | None = None
+    novelty: float | None = None
+    decision: str | None = None
+    labels: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         if self.error is not None:
             return f"{shown(self.path)}: {self.error}"
-        return f"{shown(self.path)}: {shown(self.label or '')} {self.probability:.1%}"
+        parts = [f"{shown(self.label or '')} {self.probability:.1%}"]
+        if self.decision is not None:
+            parts.append(f"decision {shown(self.decision)}")
+        if self.labels is not None:
+            parts.append(f"one of {', '.join(map(shown, self.labels))}")
+        if self.unknown:
+            parts.append("unlike what the model knows")
+        return f"{shown(self.path)}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -241,6 +354,8 @@ class TrainResult(Record):
         A record for each epoch of a training by steps.
     decision:
         Which of the two did better, and which was kept.
+    engines:
+        How many images' features each engine computed, now or earlier, by engine, device and precision.
     """
 
     out: str
@@ -257,6 +372,7 @@ class TrainResult(Record):
     probe: Evaluation | None = None
     epochs: tuple[Epoch, ...] = ()
     decision: str = ""
+    engines: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``head`` holds what was chosen, the whole list stays in ``run/record.json``."""
@@ -270,6 +386,7 @@ class TrainResult(Record):
                      f"strength {self.head.chosen.strength:.1e}, " if self.head.chosen.strength else "")
                  + f"chosen on {self.head.by})",
                  f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
+                 + "".join(f"; {count:,} by {engine}" for engine, count in (self.engines or {}).items())
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
         if self.decision:
             lines.append(f"  {self.decision}")

@@ -40,13 +40,13 @@ from regraft.settings import Device, EngineName
 PACKAGES = ("torch", "openvino", "onnxruntime", "onnxscript")
 
 #: With fewer images to compute, nothing is measured: what is known already will do.
-_FEW = 64
+_FEW = 128
 
 #: Images that candidates are compared on.
 _SAMPLE = 32
 
 #: A graph is written where what it can save is this many times what it costs: forecasts are rough.
-_WORTH = 2.0
+_WORTH = 1.5
 
 #: Images a run of the engines beside PyTorch, each on one core.
 _BATCH = 8
@@ -145,16 +145,19 @@ class Engines:
               ) -> Pair:
         """The pair to take; measures what is worth it first."""
         best, fewest = shortest(self._pairs(), known, learns_N, lambda _, images: images)
-        if fewest < _FEW or len(self._kinds) == 1:
+        # What is asked for by name is measured in any case: it must agree.
+        if not fewest or self._kinds == [REFERENCE] or (fewest < _FEW and REFERENCE in self._kinds):
             return best
-        if self._rate(self._kinds[0]) is None:
-            self._measure(self._kinds[:1], self._sample(index))
-        best, seconds = shortest(self._pairs(), known, learns_N, self._forecast)
         left = [kind for kind in self._kinds if self._choice.of(kind) is None]
-        if left and seconds > _WORTH * self._price(left):
-            self._measure(left, self._sample(index))
-            best, _ = shortest(self._pairs(), known, learns_N, self._forecast)
-            left = []
+        sample_NHWC = self._sample(index) if left else None
+        if sample_NHWC is not None and len(sample_NHWC):  # else the pass will tell why none can be read
+            if self._kinds[0] in left:
+                self._measure(self._kinds[:1], sample_NHWC)
+            left = [kind for kind in left if kind != self._kinds[0]]
+            if left and shortest(self._pairs(), known, learns_N, self._forecast)[1] > _WORTH * self._price(left):
+                self._measure(left, sample_NHWC)
+                left = []
+        best, _ = shortest(self._pairs(), known, learns_N, self._forecast)
         reason = (f"the others cost more to prepare than they save on {fewest:,} images" if left else
                   "the shortest forecast of those that agree with PyTorch in fp32")
         self._write(replace(self._choice, learning=best.learning if learns_N.any() else self._choice.learning,
@@ -165,21 +168,21 @@ class Engines:
         """Pairs of candidates that did not fail and are not known to disagree; what was taken last comes first."""
         figures = {kind: self._choice.of(kind) for kind in self._kinds}
         left = pairs([kind for kind, of in figures.items() if of is None or of.agrees])
+        if not left:
+            [reason, *_] = (of.reason for of in figures.values() if of is not None)
+            raise BackboneError(f"{self._kinds[0]} does not compute what PyTorch does for {self._work.backbone} "
+                                f"({reason}); leave --engine away")
         return sorted(left, key=lambda pair: (pair.learning, pair.answers) != (self._choice.learning,
                                                                                 self._choice.answers))
-
-    def _rate(self, kind: EngineKind) -> float | None:
-        figures = self._choice.of(kind)
-        return None if figures is None else figures.images_per_second
 
     def _forecast(self, kind: EngineKind, images: int) -> float:
         """Seconds that an engine takes from now on; nothing where there is nothing to do."""
         if not images:
             return 0.0
-        rate = self._rate(kind)
-        if rate is None:
+        figures = self._choice.of(kind)
+        if figures is None or figures.images_per_second is None:
             return float("inf")
-        return images / rate + (0.0 if kind.engine == "pytorch" else _LOADING + self._converting())
+        return images / figures.images_per_second + (0.0 if kind.engine == "pytorch" else _LOADING + self._converting())
 
     def _price(self, kinds: Sequence[EngineKind]) -> float:
         """Seconds that measuring candidates takes."""
@@ -201,11 +204,15 @@ class Engines:
         from regraft.engines.measure import compare, features_of, images_per_second
 
         self._progress.say("measuring " + ", ".join(map(str, kinds)))
-        reference_ND = features_of(self._make(REFERENCE), sample_NHWC)
+        reference = self.make(REFERENCE)
+        if list(kinds) == [REFERENCE]:
+            self._note(EngineFigures(REFERENCE, round(images_per_second(reference, sample_NHWC), 1), agrees=True))
+            return
+        reference_ND = features_of(reference, sample_NHWC)
         self._choice = replace(self._choice, images=len(sample_NHWC))
         for kind in kinds:
             try:
-                engine = self._make(kind)
+                engine = self.make(kind)
                 speed = images_per_second(engine, sample_NHWC)
                 figures = compare(kind, speed, features_of(engine, sample_NHWC), reference_ND, self._work.readouts)
             except Exception as error:  # engines fail in as many ways as there are networks and machines
@@ -229,13 +236,14 @@ class Engines:
     def _made(self, kind: EngineKind, images: int) -> Engine:
         """An engine, loaded at once where it has something to do, else when it is asked."""
         if not images:
-            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self._make, kind))
+            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self.make, kind))
         try:
-            return self._make(kind)
+            return self.make(kind)
         except Exception as error:  # as above
             raise _FailedError(kind, _reason(error)) from error
 
-    def _make(self, kind: EngineKind) -> Engine:
+    def make(self, kind: EngineKind) -> Engine:
+        """An engine, loaded; raises what it raises where it fails."""
         work = self._work
         if kind.engine == "pytorch":
             from regraft.engines.pytorch import PyTorchEngine
@@ -280,14 +288,13 @@ class Engines:
                           engine_key(kind.engine, self._device, kind.precision), work.rules.mean, work.rules.std)
 
     def _sample(self, index: ImageIndex) -> NDArray[np.uint8]:
-        """Pictures from all over the index, uint8 [M, S, S, 3]; raises DataError where none can be read."""
+        """Pictures from all over the index, uint8 [M, S, S, 3]; none where none can be read."""
+        size = self._work.rules.size
         pictures: list[NDArray[np.uint8]] = []
-        for row in np.linspace(0, len(index) - 1, min(2 * _SAMPLE, len(index))).astype(int):
+        for row in np.linspace(0, len(index) - 1, min(_SAMPLE, len(index))).astype(int):
             with suppress(ImageError):  # the pass quarantines it
                 pictures.append(view0(index.file(int(row)), self._work.rules).pixels)
-        if not pictures:
-            raise DataError("none of the images that were looked at can be read")
-        return np.stack(pictures[:_SAMPLE])
+        return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
 
 
 def candidates(wanted: EngineName, device: str) -> list[EngineKind]:
@@ -303,9 +310,13 @@ def candidates(wanted: EngineName, device: str) -> list[EngineKind]:
     return chosen
 
 
+def needs(engine: str) -> tuple[str, ...]:
+    """Packages that an engine, by its name in the settings, can't run without."""
+    return ("torch",) if engine == "pytorch" else (engine, "onnx", "onnxscript")
+
+
 def _is_installed(kind: EngineKind) -> bool:
-    needed = ("torch",) if kind.engine == "pytorch" else (kind.engine, "onnx", "onnxscript")
-    return all(importlib.util.find_spec(name) is not None for name in needed)
+    return all(importlib.util.find_spec(name) is not None for name in needs(kind.engine))
 
 
 def versions() -> dict[str, str]:

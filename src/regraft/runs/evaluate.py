@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,81 +13,64 @@ from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError, UsageError
-from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.extraction.stream import Stream
 from regraft.model import Model, load
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
+from regraft.records.exported import ExportedRecord
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
+from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
 from regraft.records.results import Evaluation
 from regraft.runs.engines import Work, answer_engine
 from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import EvaluateSettings, size_in_bytes
 
-_Model = TypeVar("_Model", Model, OnnxModel)
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model answers for the images of some data; positions count the readable ones."""
+
+    model: Model
+    index: ImageIndex
+    split: str
+    features: Rows
+    y_N: NDArray[np.int32]
+    P_NK: NDArray[np.float64]
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
     if is_onnx(settings.model):
-        return _evaluate(load_onnx(settings.model, settings.module), _by_file, settings, progress)
-    return _evaluate(load(settings.model, settings.module), _by_features, settings, progress)
+        return _evaluate_file(load_onnx(settings.model, settings.module), settings, progress)
+    answered = answer(settings, progress)
+    model, features, split = answered.model, answered.features, answered.split
+    seen = model.seen.count(features.digests)
+    return _judged(model.record, answered.P_NK, answered.y_N, model.classes, split, seen, features.quarantined)
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """Probabilities float64 [N, K] of the readable images, ``rows`` of the index; how many the model knew already."""
-
-    P_NK: NDArray[np.float64]
-    rows: NDArray[np.int64]
-    seen: int
-    quarantined: Sequence[Quarantined]
-
-
-def _evaluate(model: _Model, answer: Callable[[_Model, ImageIndex, EvaluateSettings, Progress], _Answered],
-              settings: EvaluateSettings, progress: Progress) -> Evaluation:
-    record = model.record
-    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
-    if settings.splits is not None:
-        index = apply_splits(index, Path(settings.splits))
-    index, split = _choose_split(index, settings.split)
-    y_N = _as_the_model_counts(index, model.classes)
-    answered = answer(model, index, settings, progress)
-    seen, count = answered.seen, len(answered.rows)
+def _judged(record: ModelRecord | ExportedRecord, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
+            classes: Sequence[str], split: str, seen: int, quarantined: Sequence[Quarantined]) -> Evaluation:
     return evaluation.judge(
         # What the model has seen is no test of it, whatever the folder is called.
-        answered.P_NK, y_N[answered.rows], model.classes, split="seen" if seen and split == "test" else split,
-        method="answers of the saved model",
-        majority=int(np.argmax(record.training_counts)), seen=seen, unreadable=answered.quarantined,
-        note="" if not seen else f"{seen:,} of {count:,} images served for fitting or choosing this model")
+        P_NK, y_N, classes, split="seen" if seen and split == "test" else split,
+        method="answers of the saved model", majority=int(np.argmax(record.training_counts)), seen=seen,
+        unreadable=quarantined, rule=record.decision,
+        note="" if not seen else f"{seen:,} of {len(y_N):,} images served for fitting or choosing this model")
 
 
-def _by_features(model: Model, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
-    """Through the store: what was computed in training or before is not computed again."""
-    record = model.record
-    rules = record.preprocessing
-    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
-    with FeatureStore(settings.store) as store:
-        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
-        with store.space(feature_key(rules, record.weights_digest, engine)) as space:
-            features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
-            everything = np.arange(len(features.rows))
-            P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
-        store.trim(size_in_bytes(settings.store_limit))
-    return _Answered(P_NK, features.rows, model.seen.count(features.digests), features.quarantined)
-
-
-def _by_file(model: OnnxModel, index: ImageIndex, settings: EvaluateSettings, progress: Progress) -> _Answered:
-    """An exported file gives probabilities alone, which the store does not keep."""
+def _evaluate_file(model: OnnxModel, settings: EvaluateSettings, progress: Progress) -> Evaluation:
+    """An exported file gives no features that the store could keep."""
     model.answerer(settings.device)  # which refuses another device
     if settings.engine not in ("auto", "onnxruntime"):
         raise UsageError(f"engine: {settings.engine!r} is not allowed; an exported file runs in onnxruntime")
+    index, split, y_N = _opened(settings, model.classes)
     stream = Stream(index, _Probabilities(model), model.preprocessing, progress, settings.max_quarantined)
     P_NK = np.concatenate(list(stream.blocks((len(model.classes),)))).astype(np.float64)
     seen = sum(digest in model.record.seen for digest in stream.digests)
-    return _Answered(P_NK, np.array(stream.rows, np.int64), seen, stream.quarantined)
+    return _judged(model.record, P_NK, y_N[stream.rows], model.classes, split, seen, stream.quarantined)
 
 
 class _Probabilities:
@@ -105,6 +87,32 @@ class _Probabilities:
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities, float32 [B, K]."""
         return self._model.run(pixels_BHWC).astype(np.float32)
+
+
+def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
+    """Open the images and answer those that can be read."""
+    model = load(settings.model, settings.module)
+    record = model.record
+    index, split, y_N = _opened(settings, model.classes)
+    rules = record.preprocessing
+    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
+    with FeatureStore(settings.store) as store:
+        engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
+        with store.space(feature_key(rules, record.weights_digest, engine)) as space:
+            features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
+            everything = np.arange(len(features.rows))
+            P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
+        store.trim(size_in_bytes(settings.store_limit))
+    return Answered(model, index, split, features, y_N[features.rows], P_NK)
+
+
+def _opened(settings: EvaluateSettings, classes: Sequence[str]) -> tuple[ImageIndex, str, NDArray[np.int32]]:
+    """The images of the wanted split, its name, and their labels as the model counts."""
+    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
+    if settings.splits is not None:
+        index = apply_splits(index, Path(settings.splits))
+    index, split = _choose_split(index, settings.split)
+    return index, split, _as_the_model_counts(index, classes)
 
 
 def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:

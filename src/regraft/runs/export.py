@@ -116,7 +116,9 @@ def _about(model: Model, digest: str) -> ExportedRecord:
     return ExportedRecord(
         labels=record.classes, preprocessing=record.preprocessing, model_digest=digest, regraft_version=__version__,
         decoder=DECODER, backbone=record.backbone, head=record.head.label, training_counts=record.training_counts,
-        seen=model.seen.training | model.seen.validation)
+        seen=model.seen.training | model.seen.validation, decision=record.decision,
+        # What is far from the known images is told from their features, which the file does not give.
+        unknown=None if record.unknown is None or record.unknown.kind == "relative_mahalanobis" else record.unknown)
 
 
 def _classifier(model: Model) -> Any:

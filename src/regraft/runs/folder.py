@@ -21,7 +21,8 @@ from regraft.model import RUN
 from regraft.records.base import Record, plain, shown
 from regraft.records.images import Quarantined
 
-_STARTED = "settings.json"
+#: What a run was begun with, and what a process that works in it holds.
+STARTED, LOCK = "settings.json", ".lock"
 _FORMAT = 1
 
 
@@ -80,7 +81,7 @@ def read_lines(path: Path) -> list[Mapping[str, Any]]:
 
 def begun_with(out: Path) -> dict[str, Any]:
     """The settings that the run in a model folder was begun with, as plain values; empty where none are told."""
-    begun = _read(out / RUN / _STARTED)
+    begun = _read(out / RUN / STARTED)
     settings = begun.get("settings") if isinstance(begun, dict) else None
     return settings if isinstance(settings, dict) else {}
 
@@ -120,7 +121,7 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
     """
     run = out / RUN
     given = {"format_version": _FORMAT, "settings": plain(settings)}
-    started = _read(run / _STARTED)
+    started = _read(run / STARTED)
     if (out / MANIFEST).exists() and not force:
         raise OutputError(f"{out} holds a finished model; take another --out, or replace it with --force")
     if started is None and out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
@@ -135,7 +136,7 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out} can't be written ({error.strerror}); take another --out") from None
-    lock = filelock.FileLock(run / ".lock")
+    lock = filelock.FileLock(run / LOCK)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -144,7 +145,7 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
         raise OutputError(f"{out} can't be written ({error.strerror}); take another --out") from None
     try:
         folder = RunFolder(out, continued and started == given)
-        folder.write(_STARTED, given)
+        folder.write(STARTED, given)
         yield folder
     finally:
         lock.release()

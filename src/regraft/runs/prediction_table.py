@@ -46,7 +46,9 @@ class Journal:
         with self.path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
-                yield Prediction(**json.loads(line))
+                values = json.loads(line)
+                labels = values.pop("labels")
+                yield Prediction(**values, labels=None if labels is None else tuple(labels))
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def _write_csv(half: Path, rows: Iterable[dict[str, Cell]]) -> None:
 def _write_parquet(half: Path, rows: Iterable[dict[str, Cell]]) -> None:
     pyarrow, parquet = _pyarrow()
     numbers = {"probability": pyarrow.float64(), "runner_up_probability": pyarrow.float64(),
-               "unknown": pyarrow.bool_()}
+               "novelty": pyarrow.float64(), "unknown": pyarrow.bool_()}
     schema = pyarrow.schema([(name, numbers.get(name, pyarrow.string())) for name in COLUMNS])
     with parquet.ParquetWriter(half, schema) as writer:
         left = iter(rows)

@@ -8,21 +8,23 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from regraft import evaluation, model
+from regraft import model
 from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
+from regraft.decisions.calibration import tempered
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
 from regraft.errors import MissingExtraError, SettingsError, TrainingError
-from regraft.extraction.extract import extract, feature_key
+from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
+from regraft.heads.choose import choosing_rows
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead
 from regraft.networks.build import Network
@@ -41,7 +43,9 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
+from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
     REPEATS,
@@ -50,15 +54,19 @@ from regraft.runs.train import (
     divide,
     environment,
     fit,
+    judge_held,
     judge_test,
+    keep_answers,
     open_images,
     own_record,
     preprocessing,
     seen_images,
     tell_images,
     tell_network,
+    test_probabilities,
     trim,
 )
+from regraft.runs.wanted import wanted
 from regraft.settings import DEFAULT_BACKBONE, TrainSettings, size_in_bytes
 from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
@@ -213,6 +221,7 @@ class Training:
                  run: Run) -> None:
         self.job = job
         self.settings = job.settings
+        self.wish = wanted(job.settings, job.index.classes)
         self.hooks = hooks_of(job.settings)
         self.network = network
         self.rules = rules
@@ -222,7 +231,9 @@ class Training:
         self.loop: Loop | None = None
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
-        engine: Engine = _Colours() if random else self._engine(network, readouts)
+        engine: Engine = _Colours() if random else answer_engine(
+            Work(network.name, network.module, network.digest, tuple(readouts), rules), job.index, store,
+            job.settings.engine, job.settings.device, progress)
         self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
         self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)
@@ -261,8 +272,8 @@ class Training:
         # Solving on unpooled features may take longer than the training; pooled ones are compared with instead.
         if any(self.readouts[name].dim > _WIDEST for name in only):
             only = ()
-        return fit(self.job.index, self.features, self.network.readouts, run, self.progress, self.deadline, only,
-                   look_at_test=False)
+        return fit(self.job.index, self.features, self.network.readouts, run, self.progress, self.deadline, self.wish,
+                   only, final=False)
 
     def _head(self) -> TrainableHead:
         plan, fitted = self.job.plan.head, self.fitted
@@ -332,38 +343,36 @@ class Training:
         settings, plan, fitted = self.job.settings, self.job.plan, self.fitted
         if loop.stopped:
             self.progress.say(f"stopped early: {loop.stopped}")
-        head, network, readouts = loop.head.exported(), self.network, tuple(self.reads)
-        validation, P_test = self._judge(head, network, readouts)
-        decision = ""
+        outcome, decision = self._trained(loop.head.exported()), ""
         if fitted is not None and fitted.validation is not None:
-            probe = fitted.validation
-            better = (probe.accuracy.value, -probe.log_loss) > (validation.accuracy.value, -validation.log_loss)
+            probe, trained = fitted.validation, outcome.validation
+            better = (probe.accuracy.value, -probe.log_loss) > (trained.accuracy.value, -trained.log_loss)
             first = "the frozen probe did better" if better else "training did at least as well"
             decision = (f"{first} on validation: {probe.accuracy.value:.1%} frozen, "
-                        f"{validation.accuracy.value:.1%} trained")
+                        f"{trained.accuracy.value:.1%} trained")
             if better and settings.plan is None:
                 decision += "; the frozen probe is kept"
-                network, _ = _network(self.job)
-                head, readouts, validation = fitted.head, network.readouts, probe
-                P_test = head.probabilities(self.features.read(self.readable.rows("test"), head.settings.readouts))
+                outcome = self._frozen(fitted, probe)
             self.progress.say(decision)
-        digest = self._digest(network)
+        head, network, settled, P_test = outcome.head, outcome.network, outcome.settled, outcome.P_test
         counts = self.readable.class_counts(self.learn)
         seen = seen_images(self.features, self.learn, self.held)
-        test = judge_test(self.job.index, self.features, P_test, seen, int(counts.argmax())) if len(P_test) else None
+        test = None if P_test is None else judge_test(self.job.index, self.features, P_test, seen, int(counts.argmax()),
+                                                      settled.rule)
         record = ModelRecord(
-            classes=self.job.index.classes, strategy=plan.name, backbone=network.name, weights_digest=digest,
-            licence=network.licence, preprocessing=self.rules, readouts=readouts, head=head.settings,
-            training_counts=tuple(int(c) for c in counts),
-            own=own_record(settings, network.module, readouts, self.rules))
-        model.save(self.folder.out, record, network.state(), head, seen)
+            classes=self.job.index.classes, strategy=plan.name, backbone=network.name,
+            weights_digest=self._digest(network), licence=network.licence, preprocessing=self.rules,
+            readouts=outcome.readouts, head=head.settings, training_counts=tuple(int(c) for c in counts),
+            own=own_record(settings, network.module, outcome.readouts, self.rules), **settled.recorded)
+        model.save(self.folder.out, record, network.state(), head, seen, settled.known)
+        keep_answers(self.folder, self.job.index, self.features, settled.held, P_test)
         shutil.rmtree(self.folder.path / CHECKPOINTS, ignore_errors=True)
         choice = Choice(head.settings, "the validation split") if fitted is None else replace(
             fitted.choice, chosen=head.settings)
         result = TrainResult(
             out=str(self.folder.out), strategy=plan.name, backbone=network.name,
             features=FeatureCount(self.features.computed, self.features.reused),
-            quarantined=len(self.features.quarantined), validation=validation, test=test,
+            quarantined=len(self.features.quarantined), validation=outcome.validation, test=test,
             seconds=round(time.monotonic() - started, 3), head=choice,
             findings=(*self.job.index.findings, *self.network.findings), conversions=dict(self.features.notes),
             probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
@@ -387,25 +396,67 @@ class Training:
     def _digest(self, network: Network) -> str:
         return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
 
-    def _judge(self, head: Head, network: Network, readouts: Sequence[Readout],
-               ) -> tuple[Evaluation, NDArray[np.float64]]:
-        """Figures on validation, and probabilities of the test images, of the network as it will be saved."""
+    def _trained(self, head: Head) -> _Outcome:
+        """The network and the head after the last phase, judged on validation as they will answer."""
+        network, readouts = self.network, tuple(self.reads)
+        images, features, learn, held, test = self._final(network, readouts)
+        P_held, P_test = (head.probabilities(features.read(rows, head.settings.readouts)) for rows in (held, test))
+        answered = Held(held, P_held, "held out from learning, used for choosing the epoch")
+        settled = settle_held(self.wish, images, answered)
+        settled = with_unknown(settled, self.wish, images, features, head.settings, learn, held,
+                               self.job.settings.seed)
+        majority = int(self.readable.class_counts(self.learn).argmax())
+        assert settled.held is not None
+        validation = judge_held(images, settled.held, majority, settled.rule)
+        # From here on positions are those of all readable images.
+        settled = replace(settled, held=replace(settled.held, rows_M=self.held))
+        return _Outcome(head, network, readouts, settled, validation,
+                        tempered(P_test, settled.temperature) if len(test) else None)
+
+    def _frozen(self, fitted: Fitted, validation: Evaluation) -> _Outcome:
+        """The probe on the network in its starting weights."""
+        network, _ = _network(self.job)
+        test, seed = self.readable.rows("test"), self.job.settings.seed
+        settled = with_unknown(fitted.settled, self.wish, self.readable, self.features, fitted.head.settings,
+                               self.learn, self.held, seed)
+        P_test = test_probabilities(fitted.head, settled, self.features, test) if len(test) else None
+        return _Outcome(fitted.head, network, network.readouts, settled, validation, P_test)
+
+    def _final(self, network: Network, readouts: Sequence[Readout]) -> _Final:
+        """Features of the network as it will be saved: of some images learned from, of held-out ones, of the test's."""
         test = self.readable.rows("test")
         if not self.trained and self.fitted is not None:
-            P_held, P_test = (head.probabilities(self.features.read(rows, head.settings.readouts))
-                              for rows in (self.held, test))
-        else:
-            rows = np.concatenate([self.held, test])
-            engine = self._engine(network, readouts)
-            space = self.spaces.enter_context(
-                self.store.space(feature_key(self.rules, self._digest(network), engine)))
-            final = extract(self.readable.take(rows), space, engine, self.rules, self.progress, Deadline(None), 1.0)
-            P = head.probabilities(final.read(np.arange(len(rows)), head.settings.readouts))
-            P_held, P_test = P[:len(self.held)], P[len(self.held):]
-        counts = self.readable.class_counts(self.learn)
-        return evaluation.judge(
-            P_held, self.y_N[self.held], self.readable.classes, split="validation",
-            method="held out from learning, used for choosing the epoch", majority=int(counts.argmax())), P_test
+            return _Final(self.readable, self.features, self.learn, self.held, test)
+        some = choosing_rows(self.y_N, self.learn, self.job.settings.seed)
+        rows = np.concatenate([some, self.held, test])
+        engine = self._engine(network, readouts)
+        space = self.spaces.enter_context(self.store.space(feature_key(self.rules, self._digest(network), engine)))
+        images = self.readable.take(rows)
+        features = extract(images, space, engine, self.rules, self.progress, Deadline(None), 1.0)
+        learn, held, test = np.split(np.arange(len(rows)), np.cumsum([len(some), len(self.held)]))
+        return _Final(images, features, learn, held, test)
+
+
+class _Final(NamedTuple):
+    """Images, their features, and the positions of those learned from, held out and tested on."""
+
+    images: ImageIndex
+    features: Rows
+    learn: NDArray[np.int64]
+    held: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What may be saved, its figures on validation, and its answers for the test images, if there are any."""
+
+    head: Head
+    network: Network
+    readouts: tuple[Readout, ...]
+    settled: Settled
+    validation: Evaluation
+    P_test: NDArray[np.float64] | None
 
 
 def hooks_of(settings: TrainSettings) -> Hooks:

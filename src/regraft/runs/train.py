@@ -19,13 +19,16 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import splits
 from regraft.data.view import estimate_deep_range
+from regraft.engines.contract import ANSWER_PRECISION
 from regraft.errors import MissingExtraError, StoppedError, UsageError
-from regraft.extraction.extract import Route, Rows, extract_by, feature_key
+from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
+from regraft.heads.dense import Head
 from regraft.heads.linear import Blocks, LinearHead, fit_head
 from regraft.networks.lite import load_lite
 from regraft.progress import Deadline, Progress
+from regraft.records.decisions import DecisionRule, Wanted
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex, Quarantined
 from regraft.records.model import ModelRecord, OwnNetwork
@@ -33,14 +36,19 @@ from regraft.records.networks import InputSpec, Readout
 from regraft.records.plan import Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.runs.answers import answers_of, write_answers
 from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
+from regraft.runs.settling import Held, Settled, settle_held, with_unknown
+from regraft.runs.wanted import wanted
 from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, TrainSettings, seconds, size_in_bytes
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
 REPEATS = 2
+
+_OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "engine", "workers", "time_limit", "quiet",
@@ -107,20 +115,23 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             route_N = np.where(learns_N, 0, len(routes) - 1)
             features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
-            fitted = fit(index, features, network.readouts, plan, progress, deadline)
+            fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
+            fitted = _with_precision(fitted, index, features, folds)
         trim(store, size_in_bytes(settings.store_limit), progress)
+    settled = fitted.settled
     record = ModelRecord(
         classes=index.classes, strategy=settings.strategy, backbone=network.name, weights_digest=network.digest,
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
         training_counts=tuple(int(c) for c in fitted.training_counts),
-        own=own_record(settings, network.module, network.readouts, rules))
-    model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
+        own=own_record(settings, network.module, network.readouts, rules), **settled.recorded)
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known)
+    keep_answers(folder, index, features, settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
         features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
         validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
         head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
-        conversions=dict(features.notes))
+        conversions=dict(features.notes), engines=features.engines(np.arange(len(features.rows))))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})
     return result
@@ -170,6 +181,7 @@ def open_images(settings: TrainSettings) -> ImageIndex:
 def divide(index: ImageIndex, settings: TrainSettings, by_split: bool = False) -> ImageIndex:
     """The images limited, grouped and in their final splits; ``by_split`` asks for a validation split in any case."""
     data_index.require_classes(index)
+    wanted(settings, index.classes)  # before anything is written: what can't be wanted leaves no trace
     if settings.limit is not None:
         index = splits.limited(index, settings.limit, settings.seed)
     if settings.group is not None:
@@ -240,7 +252,10 @@ def preprocessing(settings: TrainSettings | FeaturesSettings, spec: InputSpec,
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head and its figures; ``seen`` are the images it was fitted and chosen on."""
+    """A head and its figures; ``seen`` are the images it was fitted and chosen on.
+
+    ``head`` is as it was fitted; figures and ``P_test`` are of the calibrated one.
+    """
 
     head: LinearHead
     choice: Choice
@@ -249,43 +264,96 @@ class Fitted:
     seen: model.SeenImages
     training_counts: NDArray[np.int64]
     findings: tuple[Finding, ...]
+    settled: Settled
+    P_test: NDArray[np.float64] | None
 
 
 def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Run, progress: Progress,
-        deadline: Deadline, only: tuple[str, ...] = (), look_at_test: bool = True) -> Fitted:
-    """Choose and fit the head, measure it; positions count the readable images.
+        deadline: Deadline, wish: Wanted, only: tuple[str, ...] = (), final: bool = True) -> Fitted:
+    """Choose and fit the head, settle what is ``wish``ed for, measure it; positions count the readable images.
 
-    With ``only``, the head reads these readouts, and its strength alone is chosen.
+    With ``only``, the head reads these readouts, and its strength alone is chosen. Without ``final``, the test is not
+    looked at, nor what is unknown measured.
     """
     readable = index.take(features.rows)
     data_index.require_classes(readable)
     gone = tuple(splits.check_classes(readable))
     test = readable.rows("test")
     names = [readout.name for readout in readouts]
+    held_out: NDArray[np.int64] | int
     if plan.folds is not None:
-        learn = np.flatnonzero(readable.splits != splits.TEST)
-        head, choice, validation = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
+        learn, held_out = np.flatnonzero(readable.splits != splits.TEST), plan.folds
+        head, choice, held = _by_folds(readable, features, learn, names, plan.folds, plan, progress, only)
         seen = seen_images(features, learn, learn[:0])
     else:
-        learn, held = readable.rows("train"), readable.rows("validation")
-        head, choice, validation = _by_split(readable, features, learn, held, names, plan, progress, only)
-        seen = seen_images(features, learn, held)
+        learn, held_out = readable.rows("train"), readable.rows("validation")
+        head, choice, held = _by_split(readable, features, learn, held_out, names, plan, progress, only)
+        seen = seen_images(features, learn, held_out)
     deadline.check(lambda: "all features are kept, the head is not")
+    settled = settle_held(wish, readable, held)
+    if final:
+        settled = with_unknown(settled, wish, readable, features, head.settings, learn, held_out, plan.seed)
     counts = readable.class_counts(learn)
-    figures = judge_test(index, features, head.probabilities(features.read(test, head.settings.readouts)), seen,
-                         int(counts.argmax())) if len(test) and look_at_test else None
-    return Fitted(head, choice, validation, figures, seen, counts, tuple(f for f in gone if f not in index.findings))
+    majority = int(counts.argmax())
+    validation = None if settled.held is None else judge_held(readable, settled.held, majority, settled.rule)
+    P_test = test_probabilities(head, settled, features, test) if len(test) and final else None
+    figures = None if P_test is None else judge_test(index, features, P_test, seen, majority, settled.rule)
+    return Fitted(head, choice, validation, figures, seen, counts,
+                  tuple(f for f in gone if f not in index.findings), settled, P_test)
+
+
+def test_probabilities(head: Head, settled: Settled, features: Rows, test: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What the saved model will answer for the test images, float64 [N, K]."""
+    return head.tempered(settled.temperature).probabilities(features.read(test, head.settings.readouts))
+
+
+def judge_held(readable: ImageIndex, held: Held, majority: int, rule: DecisionRule | None) -> Evaluation:
+    """Figures of held-out answers."""
+    return evaluation.judge(held.P_MK, readable.y_N[held.rows_M], readable.classes, split="validation",
+                            method=held.method, majority=majority, repeats=held.repeats, images_N=held.rows_M,
+                            note=held.note, rule=rule)
+
+
+def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Held | None,
+                 P_test: NDArray[np.float64] | None) -> None:
+    """Write down what was answered for held-out and test images; of repeated answers the means."""
+    answers = []
+    if held is not None:
+        rows_N, P_NK = held.means()
+        method = held.method + ("; means over the repeats" if held.repeats > 1 else "")
+        answers.append(answers_of(index, features.rows[rows_N], P_NK, "validation", method))
+    if P_test is not None:
+        test = index.take(features.rows).rows("test")
+        answers.append(answers_of(index, features.rows[test], P_test, "test", _OF_TEST))
+    write_answers(folder.path, answers)
+
+
+def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
+    """The same, where its figures say so if not all of their features are of the answer's precision."""
+    splits_N = index.splits[features.rows]
+    held = splits_N != splits.TEST if folds is not None else splits_N == splits.VALIDATION
+
+    def told(figures: Evaluation | None, which_N: NDArray[np.bool_]) -> Evaluation | None:
+        engines = features.engines(np.flatnonzero(which_N))
+        other = sum(count for engine, count in engines.items() if not engine.endswith(f"-{ANSWER_PRECISION}"))
+        if figures is None or not other:
+            return figures
+        share = "features" if other == which_N.sum() else f"features of {other:,} of the images"
+        return dataclasses.replace(figures, method=f"{figures.method}; {share} in bf16")
+
+    return dataclasses.replace(fitted, validation=told(fitted.validation, held),
+                               test=told(fitted.test, splits_N == splits.TEST))
 
 
 def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], seen: model.SeenImages, majority: int,
-               ) -> Evaluation:
+               rule: DecisionRule | None) -> Evaluation:
     """Figures of the readable test images, whose probabilities these are; to be asked for once."""
     readable = index.take(features.rows)
     test = readable.rows("test")
     twins = seen.count(features.digests[i] for i in test)
     return evaluation.judge(
-        P_NK, readable.y_N[test], index.classes, split="test", method="never used for fitting or choosing",
-        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"),
+        P_NK, readable.y_N[test], index.classes, split="test", method=_OF_TEST,
+        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"), rule=rule,
         note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
 
 
@@ -299,7 +367,7 @@ def _blocks(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Bl
 
 
 def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
-              plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Evaluation | None]:
+              plan: Run, progress: Progress, only: tuple[str, ...]) -> tuple[LinearHead, Choice, Held | None]:
     """Few images: cross-validation measures the whole procedure, the head is fitted on all of them."""
     y, classes = readable.y_N[learn], len(readable.classes)
     groups = None if readable.groups is None else readable.groups[learn]
@@ -318,16 +386,14 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     held = np.concatenate([rows for rows, _ in answers])
     never = len(learn) - len(np.unique(held))
     note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
-    validation = evaluation.judge(
-        np.concatenate([P for _, P in answers]), y[held], readable.classes, split="validation",
-        method=f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold",
-        majority=int(np.bincount(y).argmax()), repeats=plan.repeats, note=note)
-    return head, choice, validation
+    return head, choice, Held(
+        learn[held], np.concatenate([P for _, P in answers]),
+        f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold", plan.repeats, note)
 
 
 def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64],
               names: Sequence[str], plan: Run, progress: Progress, only: tuple[str, ...],
-              ) -> tuple[LinearHead, Choice, Evaluation]:
+              ) -> tuple[LinearHead, Choice, Held]:
     """Many images: one validation split chooses; readouts on a part of the images, the strength on all."""
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
@@ -346,9 +412,7 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     else:
         head = fit_head(_blocks(features, learn, chosen.readouts), y_N[learn], classes, chosen)
     P = head.probabilities(features.read(held, chosen.readouts))
-    return head, choice, evaluation.judge(
-        P, y_N[held], readable.classes, split="validation", method="held out from fitting, used for choosing",
-        majority=int(np.bincount(y_N[learn]).argmax()))
+    return head, choice, Held(held, P, "held out from fitting, used for choosing")
 
 
 def seen_images(features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64]) -> model.SeenImages:
@@ -366,7 +430,8 @@ def trim(store: FeatureStore, limit: int, progress: Progress) -> None:
 
 def environment() -> dict[str, str]:
     """Versions that decide figures; no names of users or machines."""
-    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "onnxruntime")
+    packages = ("regraft", "numpy", "scipy", "Pillow", "scikit-learn", "torch", "torchvision", "timm", "openvino",
+                "onnxruntime")
     found = {}
     for name in packages:
         try:

@@ -23,7 +23,18 @@ from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
-from regraft.runs.train import REPEATS, Fitted, divide, environment, fit, number_of_folds, run, tell_images
+from regraft.runs.train import (
+    REPEATS,
+    Fitted,
+    divide,
+    environment,
+    fit,
+    keep_answers,
+    number_of_folds,
+    run,
+    tell_images,
+)
+from regraft.runs.wanted import wanted
 from regraft.settings import TrainSettings, declared
 
 if TYPE_CHECKING:
@@ -100,8 +111,10 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
         network, str) else ()
     for finding in findings:
         progress.say(str(finding))
-    fitted = fit(index, _OfFile(file, file.rows_of(index)), (file.readout,), plan, progress, deadline)
+    rows = _OfFile(file, file.rows_of(index))
+    fitted = fit(index, rows, (file.readout,), plan, progress, deadline, wanted(settings, index.classes))
     _save(settings, data, folder, fitted, None if isinstance(network, str) else network)
+    keep_answers(folder, index, rows, fitted.settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone="none" if origin is None else origin.backbone,
         features=FeatureCount(0, len(index)), quarantined=0, validation=fitted.validation, test=fitted.test,
@@ -118,16 +131,18 @@ def _save(settings: TrainSettings, data: _Data, folder: RunFolder, fitted: Fitte
     counts = tuple(int(count) for count in fitted.training_counts)
     # What is no digest of pixels tells nothing of images.
     seen = fitted.seen if file.knows_pixels else model.SeenImages(frozenset(), frozenset())
+    settled = fitted.settled
     record: ModelRecord | HeadRecord
     if origin is None or network is None:
         record = HeadRecord(data.index.classes, settings.strategy, file.path.name, origin, fitted.head.settings,
-                            file.readout.dim, counts)
+                            file.readout.dim, counts, **settled.recorded)
     else:
         record = ModelRecord(
             classes=data.index.classes, strategy=settings.strategy, backbone=origin.backbone,
             weights_digest=origin.weights_digest, licence=origin.licence, preprocessing=origin.preprocessing,
-            readouts=(file.readout,), head=fitted.head.settings, training_counts=counts, start="features")
-    model.save(folder.out, record, network, fitted.head, seen)
+            readouts=(file.readout,), head=fitted.head.settings, training_counts=counts, start="features",
+            **settled.recorded)
+    model.save(folder.out, record, network, fitted.head, seen, settled.known)
 
 
 def _network(settings: TrainSettings, origin: FeatureOrigin | None) -> State | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from regraft.answering import Answerer, named_sources
 from regraft.data.decode import MAX_BYTES
 from regraft.data.view import view0
+from regraft.decisions.answering import predictions
 from regraft.errors import DataError, ModelError, UsageError
+from regraft.heads.solver import softmax
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.exported import LOGITS, MOST_BYTES, PIXELS, PROBABILITIES, ExportedRecord
 from regraft.records.preprocessing import Preprocessing
-from regraft.records.results import Predictions
+from regraft.records.results import Prediction, Predictions
 from regraft.runtime.wire import has_outside_data
 
 #: Images that wait for the network together; it sees them one by one.
@@ -75,7 +78,10 @@ class OnnxModel:
 
         The network sees them one by one, so an image's answer does not depend on its company.
         """
-        each = [self.outputs(pixels_HWC[None])[0] for pixels_HWC in pixels_BHWC]
+        return softmax(self._logits(pixels_BHWC))
+
+    def _logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+        each = [self.outputs(pixels_HWC[None])[1] for pixels_HWC in pixels_BHWC]
         return np.concatenate(each).astype(np.float64)
 
     def outputs(self, pixels_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -101,7 +107,12 @@ class OnnxModel:
         """What answers images, any number of them; raises UsageError for another device than the processor."""
         if device not in ("auto", "cpu"):
             raise UsageError(f"device: {device!r} is not allowed; an exported file runs on the processor (cpu)")
-        return Answerer(self.classes, self.preprocessing, _BATCH, self.run)
+        return Answerer(self.preprocessing, _BATCH, self._answer)
+
+    def _answer(self, names: Sequence[str], pixels_BHWC: NDArray[np.uint8]) -> list[Prediction]:
+        no_features = np.empty((len(names), 0), np.float32)
+        return predictions(names, no_features, self._logits(pixels_BHWC), self.classes, self.record.unknown,
+                           rule=self.record.decision)
 
 
 def is_onnx(path: str | Path) -> bool:

@@ -39,7 +39,7 @@ class Answers:
     """A model that answers pictures of many requests at once, within limits."""
 
     def __init__(self, model: OnnxModel, limits: Limits, counters: Counters) -> None:
-        self._answerer = model.answerer()
+        self._classes = model.classes
         self._limits = limits
         self._rules = dataclasses.replace(
             model.preprocessing, max_pixels=min(limits.pixels, model.preprocessing.max_pixels))
@@ -47,7 +47,7 @@ class Answers:
         self._decoding = 0
         self._inside = 0
         self._counters = counters
-        self._batcher = Batcher(model.run, limits.batch, lambda: self._decoding, self._answered)
+        self._batcher = Batcher(model.answerer().answer, limits.batch, lambda: self._decoding, self._answered)
         self._pace = 0.0  # seconds a picture
         self._last = 0.0  # when the newest answer was ready, or the work began
         counters.watch(lambda: self._inside)
@@ -58,9 +58,9 @@ class Answers:
         size = self._rules.size
         worker = asyncio.create_task(self._batcher.work())
         blank = np.zeros((size, size, 3), np.uint8)
-        await self._batcher.answer(blank)  # the first run is slower: memory is laid out in it
+        await self._batcher.answer("", blank)  # the first run is slower: memory is laid out in it
         started = time.monotonic()
-        await self._batcher.answer(blank)
+        await self._batcher.answer("", blank)
         self._pace = time.monotonic() - started
         try:
             yield
@@ -86,7 +86,8 @@ class Answers:
 
     async def probabilities(self, pixels_NSS3: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Probabilities [N, K] of pictures that are the network's pixels already."""
-        return np.stack(await self._in_time(self._batcher.answer, list(pixels_NSS3)))
+        predictions = await self._in_time(lambda pixels: self._batcher.answer("", pixels), list(pixels_NSS3))
+        return np.array([[(p.probabilities or {})[name] for name in self._classes] for p in predictions])
 
     async def _in_time(self, answer: Callable[[_S], Awaitable[_T]], sources: Sequence[_S]) -> list[_T]:
         """The answers to all sources, within the deadline and the queue."""
@@ -113,7 +114,7 @@ class Answers:
         seen = await self._decoded(bytes(upload.data))
         if isinstance(seen, str):
             return Prediction(upload.name, error=seen)
-        return self._answerer.prediction(upload.name, await self._batcher.answer(seen))
+        return await self._batcher.answer(upload.name, seen)
 
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | str:
         """Pixels, or why there are none."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: uint8 [B, S, S, 3] to probabilities, float64 [B, K].
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+from regraft.records.results import Prediction
+
+#: Names and pixels, uint8 [B, S, S, 3], to a prediction for each.
+Answer = Callable[[Sequence[str], NDArray[np.uint8]], Sequence[Prediction]]
 
 #: How long the worker waits for pictures that are about to come, in seconds.
 _GATHER = 0.003
@@ -19,10 +21,11 @@ _GATHER = 0.003
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A picture in the queue: its pixels, and who waits for its answer."""
+    """A picture in the queue: its name, its pixels, and who waits for its answer."""
 
+    name: str
     pixels_SS3: NDArray[np.uint8]
-    answer: asyncio.Future[NDArray[np.float64]]
+    answer: asyncio.Future[Prediction]
 
 
 class Batcher:
@@ -30,8 +33,8 @@ class Batcher:
 
     Parameters
     ----------
-    run:
-        The network.
+    network:
+        What answers.
     most:
         Pictures that go to it together.
     coming:
@@ -40,18 +43,18 @@ class Batcher:
         Told how many were answered together.
     """
 
-    def __init__(self, run: Run, most: int, coming: Callable[[], int], done: Callable[[int], None]) -> None:
-        self._run = run
+    def __init__(self, network: Answer, most: int, coming: Callable[[], int], done: Callable[[int], None]) -> None:
+        self._network = network
         self._most = most
         self._coming = coming
         self._done = done
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "regraft-network")
 
-    async def answer(self, pixels_SS3: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Probabilities [K] of one picture; who is cancelled takes no time of the network any more."""
-        answer: asyncio.Future[NDArray[np.float64]] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(pixels_SS3, answer))
+    async def answer(self, name: str, pixels_SS3: NDArray[np.uint8]) -> Prediction:
+        """The prediction for one picture; who is cancelled takes no time of the network any more."""
+        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Waiting(name, pixels_SS3, answer))
         return await answer
 
     async def work(self) -> None:
@@ -80,13 +83,14 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         pixels_BSS3 = np.stack([one.pixels_SS3 for one in batch])
         try:
-            P_BK = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, pixels_BSS3)
+            predictions = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._network, [one.name for one in batch], pixels_BSS3)
         except Exception as error:  # Whatever the network raises belongs to those who wait; the worker goes on.
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
             return
         self._done(len(batch))
-        for one, row_K in zip(batch, P_BK, strict=True):
+        for one, prediction in zip(batch, predictions, strict=True):
             if not one.answer.done():
-                one.answer.set_result(row_K)
+                one.answer.set_result(prediction)

@@ -14,9 +14,9 @@ def strategy_plan(strategy: str, backbone: BackbonePlan, preprocessing: Preproce
     Figures behind the numbers stand in LOG.md.
     """
     if strategy == "partial":
-        phase = Phase("last stages", ("stages[-2:]", "head"), elsewhere=("share(0.5)", "head"), epochs=6, rate=3e-4,
-                      weight_decay=0.01, augment=_AUGMENT, views=3, label_smoothing=0.1)
+        phase = Phase("last stages", ("stages[-2:]", "head"), elsewhere=("share(0.5)", "head"), epochs=6, rate=5e-4,
+                      head_rate=1.5e-5, weight_decay=0.01, augment=_AUGMENT, views=3, label_smoothing=0.1)
     else:
-        phase = Phase("everything", ("all",), epochs=6, rate=3e-4, law="geometric", factor=1.3, weight_decay=0.01,
-                      augment=_AUGMENT, label_smoothing=0.1)
+        phase = Phase("everything", ("all",), epochs=6, rate=3e-4, head_rate=1.5e-5, law="geometric", factor=1.3,
+                      weight_decay=0.01, augment=_AUGMENT, label_smoothing=0.1)
     return Plan(strategy, f"--strategy {strategy}", backbone=backbone, preprocessing=preprocessing, phases=(phase,))

@@ -31,6 +31,7 @@ from regraft.training.batches import Batch, Batches
 from regraft.training.checkpoint import optimiser_tensors, read_checkpoint, restore_optimiser, write_checkpoint
 from regraft.training.head import TrainableHead, class_scores
 from regraft.training.hooks import Hooks
+from regraft.training.portions import Portions
 from regraft.training.rates import Group, make_optimiser, set_rates
 
 #: Images of a validation batch.
@@ -95,6 +96,7 @@ class Loop:
         self._deadline = deadline
         self._progress = progress
         self._hooks = hooks
+        self._portions = Portions(progress.say)
         self._state = _State()
         self._ever: set[str] = set()  # tensors of the network that some phase so far may change
         self._told_to_stop: BaseException | None = None
@@ -238,21 +240,11 @@ class Loop:
         phase, state = stage.phase, self._state
         labels = torch.from_numpy(self._y_N[batch.rows].astype(np.int64))
         batch, others, share = self._mixed(phase, batch)
-        for module in stage.modules:
-            module.training = True
-        self.head.train()
-        try:
-            logits = self._logits(stage, batch)
-        finally:
-            self._frozen(stage)
-        device = logits.device
-        labels = labels.to(device)
-        loss = self._loss(phase, logits, labels)
-        if others is not None:
-            loss = share * loss + (1 - share) * self._loss(phase, logits, labels[others])
-        torch.autograd.backward(loss / phase.accumulate)
-        value = float(loss.detach())
+        targets = [(labels, share), *([] if others is None else [(labels[others], 1 - share)])]
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        found = self._portions.run(len(labels), parameters,
+                                   lambda part: self._gradient(stage, batch, targets, part))
+        value, hits = (sum(numbers) for numbers in zip(*found, strict=True))
         if last:
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, phase.clip or math.inf))
         if not math.isfinite(value) or (last and not math.isfinite(norm)):
@@ -266,9 +258,27 @@ class Loop:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             self._follow(phase, stage, average)
-        hits = float((class_scores(logits.detach()).argmax(1) == labels).sum())
         for i, number in enumerate((value * len(labels), hits, len(labels))):
             state.sums[i] += number
+
+    def _gradient(self, stage: Stage, batch: Batch, targets: Sequence[tuple[Tensor, float]], part: slice,
+                  ) -> tuple[float, float]:
+        """Add a part's share of the batch's gradient; its share of the loss, and how many answers are right.
+
+        ``targets`` are labels of the whole batch, each with its share of the loss.
+        """
+        for module in stage.modules:
+            module.training = True
+        self.head.train()
+        try:
+            logits = self._logits(stage, Batch(batch.rows[part], batch.activation[part], batch.frozen[part]))
+        finally:
+            self._frozen(stage)
+        targets = [(labels[part].to(logits.device), share) for labels, share in targets]
+        losses = [share * self._loss(stage.phase, logits, labels) for labels, share in targets]
+        loss = torch.stack(losses).sum() * (len(logits) / len(batch.rows))
+        torch.autograd.backward(loss / stage.phase.accumulate)
+        return float(loss.detach()), float((class_scores(logits.detach()).argmax(1) == targets[0][0]).sum())
 
     def _logits(self, stage: Stage, batch: Batch) -> Tensor:
         features = [batch.frozen] if batch.frozen.shape[1] else []

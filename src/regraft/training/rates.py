@@ -20,9 +20,6 @@ _START, _END = 1 / 25, 1e-4
 #: Share of a one-cycle schedule in which the rate rises, where the plan does not say.
 _RISE = 0.25
 
-#: What the head's parameters are called among the network's.
-HEAD = "head"
-
 
 @dataclass(frozen=True)
 class Group:
@@ -36,8 +33,15 @@ class Group:
 def ladder(phase: Phase, learning: Learning, module: nn.Module, graph: Callable[[], Graph]) -> list[Group]:
     """Groups from the head downwards, empty ones left out.
 
-    The head shares the first group's rate; without a law over depth all is one group.
+    The head shares the first group's rate unless it has one of its own; without a law over depth all is one group.
     """
+    groups = _of_network(phase, learning, module, graph)
+    if phase.head_rate is None or not learning.head:
+        return groups
+    return [Group("the head", phase.head_rate, ()), *(group for group in groups if group.names)]
+
+
+def _of_network(phase: Phase, learning: Learning, module: nn.Module, graph: Callable[[], Graph]) -> list[Group]:
     if phase.law == "constant" and not phase.over:
         return [Group("all that learns", phase.rate, learning.parameters)]
     if phase.over:

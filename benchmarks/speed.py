@@ -1,0 +1,159 @@
+"""Seconds from process start to a saved model and its test accuracy, against others, on the same files and weights.
+
+    python -m benchmarks.speed --data FOLDER [--sets cats_dogs,clothing] [--repeats 3] [--peers PYTHON]
+
+FOLDER holds image sets; of each, the images of ``test`` are the test (else those of ``validation``, else a fifth), the
+others are learned from. The contestants (``benchmarks/contestants``) take turns, each in a process of its own.
+``--peers`` names the Python of an environment with fastai, as ``make peers`` makes one; without it fastai is left out.
+
+Regraft starts each time with features of another set in its store, so that it has run on the machine before; its very
+first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.machine import RESULTS, conditions, footer
+from regraft.data.index import open_data
+
+_ROOT = Path(__file__).parent.parent
+
+
+def write_table(folder: Path, target: Path) -> Path:
+    """Path, label and split of every image of a set."""
+    index = open_data(str(folder))
+    names = [path.parts[0] for path in map(Path, index.paths)]
+    held = next((name for name in ("test", "validation", "val") if name in names), None)
+    if held is None:
+        test = np.random.default_rng(0).permutation(len(names)) < len(names) / 5
+    else:
+        test = np.array([name == held for name in names])
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        writer.writerows((folder / index.paths[row], index.labels(row)[0], "test" if test[row] else "train")
+                         for row in range(len(names)))
+    return target
+
+
+def anonymous_mib(process: psutil.Process) -> float:
+    """Anonymous memory of a process and its children, MiB."""
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            memory = one.memory_info()
+            total += memory.rss - memory.shared
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
+
+
+def run(python: str, contestant: str, table: Path, scratch: Path, store: Path | None) -> dict[str, float]:
+    """One contestant's run: seconds, accuracy, largest anonymous memory."""
+    out = Path(tempfile.mkdtemp(dir=scratch)) / "out"
+    environment = os.environ | ({} if store is None else {"REGRAFT_STORE": str(store)})
+    started, peak = time.monotonic(), 0.0
+    with subprocess.Popen([python, "-m", f"benchmarks.contestants.{contestant}", str(table), str(out)], cwd=_ROOT,
+                          env=environment, stdout=subprocess.PIPE, text=True) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak = max(peak, anonymous_mib(watched))
+            time.sleep(0.1)
+        seconds = time.monotonic() - started
+        assert process.stdout is not None
+        printed = process.stdout.read()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, contestant)
+    shutil.rmtree(out.parent)
+    return {"seconds": seconds, "accuracy": json.loads(printed.splitlines()[-1])["accuracy"], "peak_mib": peak}
+
+
+def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | None) -> list[dict[str, Any]]:
+    """Every contestant in turn, so many times."""
+    rows: list[dict[str, Any]] = []
+
+    def note(name: str, found: dict[str, float]) -> None:
+        rows.append({"contestant": name, **found})
+        print(json.dumps(rows[-1]), flush=True)
+
+    for _ in range(repeats):
+        for name, start in (("Regraft", warm), ("Regraft, first run ever", None)):
+            store = Path(tempfile.mkdtemp(dir=scratch)) / "store"
+            if start is not None:
+                shutil.copytree(start, store)
+            note(name, run(sys.executable, "regraft_features", table, scratch, store))
+            shutil.rmtree(store.parent)
+        note("PyTorch + scikit-learn", run(sys.executable, "plain_probe", table, scratch, None))
+        if peers is not None:
+            note("fastai fine_tune(4)", run(peers, "fastai_fine_tune", table, scratch, None))
+    return rows
+
+
+def summarise(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians of each contestant, and how much longer than Regraft it takes."""
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    medians = []
+    for contestant in names:
+        own = [row for row in rows if row["contestant"] == contestant]
+        times = [row["seconds"] for row in own]
+        medians.append({"set": name, "contestant": contestant, "runs": len(own), "seconds": statistics.median(times),
+                        "fastest": min(times), "slowest": max(times),
+                        "accuracy": statistics.median(row["accuracy"] for row in own),
+                        "peak_mib": statistics.median(row["peak_mib"] for row in own)})
+    return [{**median, "times": median["seconds"] / medians[0]["seconds"]} for median in medians]
+
+
+def table_of(found: list[dict[str, Any]], about: dict[str, str]) -> str:
+    """The results as Markdown."""
+    lines = ["| set | | seconds (median, from, to) | of Regraft's | test accuracy | memory MiB |",
+             "|---|---|---|---|---|---|"]
+    for row in found:
+        spread = f"{row['seconds']:.1f} ({row['fastest']:.1f} to {row['slowest']:.1f})"
+        lines.append(f"| {row['set']} | {row['contestant']} | {spread} | {row['times']:.1f} | {row['accuracy']:.1%} | "
+                     f"{row['peak_mib']:,.0f} |")
+    return "\n".join([*lines, "", footer(about), ""])
+
+
+def main() -> None:
+    """Run the contest and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", default="cats_dogs,clothing")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers", default=None)
+    arguments = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        other = next(folder for folder in sorted(arguments.data.iterdir())
+                     if folder.is_dir() and folder.name not in arguments.sets.split(","))
+        run(sys.executable, "regraft_features", write_table(other, scratch / "other.csv"), scratch, scratch / "warm")
+        for set_name in arguments.sets.split(","):
+            table = write_table(arguments.data / set_name, scratch / f"{set_name}.csv")
+            rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers)
+            found += summarise(set_name, rows)
+    about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
+                       + (" --peers PYTHON" if arguments.peers else ""))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "speed.json").write_text(json.dumps({"conditions": about, "results": found}, indent=2) + "\n")
+    (RESULTS / "speed.md").write_text(table_of(found, about))
+    print(table_of(found, about))
+
+
+if __name__ == "__main__":
+    main()
