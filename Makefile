@@ -41,7 +41,7 @@ clean: ## Remove what can be made again, but not $(VENV) and runs/
 # The stamps say: installed since pyproject.toml was changed last.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e ".[train,lite,parquet,hdf5,export,test]"
+	$(BIN)/python -m pip install -e ".[train,lite,parquet,hdf5,export,serve,test]"
 	touch $@
 
 $(VENV)/.installed-check: $(VENV)/.installed

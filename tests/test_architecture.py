@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
          "decisions", "training", "evaluation", "inspection", "review", "strategy", "report", "manifest", "answering",
-         "runtime", "model", "exports", "attribution", "runs", "demonstration", "api", "cli", "__main__")
+         "runtime", "model", "exports", "attribution", "serving", "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -29,7 +29,7 @@ WITHOUT_TORCH = (
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.inspect", "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports",
     "regraft.runs.export", "regraft.demonstration", "regraft.answering", "regraft.runtime", "regraft.networks.lite",
-    "regraft.engines.light", "regraft.runs.predict",
+    "regraft.engines.light", "regraft.runs.predict", "regraft.runs.serve", "regraft.serving.app",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",
     "regraft.strategy.describing", "regraft.report.curves", "regraft.report.bars",
     "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",

@@ -78,6 +78,7 @@ from regraft.records.results import (
     TrainResult,
 )
 from regraft.records.runs import RunRow, Runs
+from regraft.records.serving import Served, ServeResult
 from regraft.records.training import Epoch
 from regraft.settings import Declared, declared
 
@@ -93,7 +94,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "predict": Predictions, "features": FeatureExport,
     "inspect": Inspection, "Class count": ClassCount, "Shown": Shown, "Duplicate": Duplicate,
     "Label suspect": LabelSuspect, "Shortcut": Shortcut, "Name groups": NameGroups, "Data finding": DataFinding,
-    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "fetch": Fetched, "backbones": Backbones,
+    "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "serve": ServeResult, "Served": Served,
+    "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
     "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
     "Slice": Slice,

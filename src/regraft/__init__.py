@@ -2,7 +2,7 @@
 
 The doors are functions: :func:`train`, :func:`inspect`, :func:`rank`, :func:`advise`, :func:`evaluate`,
 :func:`predict`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`,
-:func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`, :func:`write_report`,
+:func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`, :func:`serve`, :func:`write_report`,
 :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 # second instead of 27, measured on two cores beside one other process.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# ONNX Runtime's own builds, from 1.29 on, send names and digests of models to their maker unless told otherwise before
+# they are loaded, and leave a file of their session among the temporary ones.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
            "export", "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict", "rank",
-           "recipes", "store", "train", "write_report"]
+           "recipes", "serve", "store", "train", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
         predict,
         rank,
         recipes,
+        serve,
         store,
         train,
         write_report,

@@ -29,6 +29,7 @@ from regraft.settings import (
     RecipesSettings,
     ReportSettings,
     RunsSettings,
+    ServeSettings,
     SettingsSettings,
     StoreSettings,
     TrainSettings,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from regraft.records.ranking import Ranking
     from regraft.records.results import Comparison, Evaluation, ExportResult, Predictions, TrainResult
     from regraft.records.runs import Runs
+    from regraft.records.serving import ServeResult
     from regraft.records.training import Epoch, PhaseForecast
 
 
@@ -362,6 +364,29 @@ def list_runs(settings: RunsSettings) -> Runs:
     from regraft.runs.listing import list_runs as run
 
     return run(Path(settings.folder).expanduser())
+
+
+@takes(ServeSettings)
+def serve(settings: ServeSettings) -> ServeResult:
+    """Answer pictures over HTTP, with a page to try the model, until stopped.
+
+    An exported file needs no PyTorch. Of a model folder its export is served; where it has none, it is made first.
+    Returns once Ctrl-C or SIGTERM has come and every request that was let in is answered.
+
+    Raises
+    ------
+    SettingsError
+        The address is in use or can't be had, or is open to others without a name and a token.
+    ModelError, TamperedError
+        The model can't be used.
+    ExportError
+        The folder holds no export and none can be made.
+    MissingExtraError
+        The extra ``serve`` is not installed.
+    """
+    from regraft.runs.serve import serve as run
+
+    return run(settings, _progress(settings.quiet))
 
 
 @takes(BackbonesSettings)

@@ -39,7 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "inspect": api.inspect, "rank": api.rank, "advise": api.advise,
     "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
     "runs": api.list_runs, "features": api.features,
-    "export": api.export, "report": api.write_report,
+    "export": api.export, "report": api.write_report, "serve": api.serve,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
     "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,

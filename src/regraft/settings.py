@@ -96,30 +96,30 @@ _DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>s|m|h)?")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def seconds(text: str | float) -> float:
-    """Seconds of a duration such as ``90``, ``"90s"``, ``"5m"`` or ``"1.5h"``; raises SettingsError."""
+def seconds(text: str | float, name: str = "time_limit") -> float:
+    """Seconds of a duration such as ``90``, ``"90s"``, ``"5m"`` or ``"1.5h"``; raises SettingsError, by its name."""
     if isinstance(text, str):
         match = _DURATION.fullmatch(text.strip())
         if match is None:
-            raise SettingsError([f"time_limit: {text!r} is no duration; write it as 90s, 5m or 1h"])
+            raise SettingsError([f"{name}: {text!r} is no duration; write it as 90s, 5m or 1h"])
         value = float(match["number"]) * _SECONDS[match["unit"] or "s"]
     else:
         value = float(text)
     if not (math.isfinite(value) and value > 0):
-        raise SettingsError([f"time_limit: {text!r} is not allowed; it must be more than 0 seconds"])
+        raise SettingsError([f"{name}: {text!r} is not allowed; it must be more than 0 seconds"])
     return value
 
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?i?B?)", re.IGNORECASE)
 
 
-def size_in_bytes(text: str | int) -> int:
-    """Bytes of a size such as ``"20GB"``, ``"512M"`` or a plain number; raises SettingsError."""
+def size_in_bytes(text: str | int, name: str = "store_limit") -> int:
+    """Bytes of a size such as ``"20GB"``, ``"512M"`` or a plain number; raises SettingsError, by its name."""
     if isinstance(text, int):
         return text
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise SettingsError([f"store_limit: {text!r} is no size; write it as 20GB or 512MB"])
+        raise SettingsError([f"{name}: {text!r} is no size; write it as 20GB or 512MB"])
     unit = match["unit"].upper().rstrip("B").rstrip("I")
     return int(float(match["number"]) * 1024 ** " KMGT".index(unit or " "))
 
@@ -487,6 +487,44 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeSettings:
+    """Settings of ``serve``."""
+
+    model: AnyModel
+    _: dataclasses.KW_ONLY
+    host: Annotated[str, Setting(
+        "The address to listen on; another than this machine's own needs --allow-host and --token.",
+        metavar="ADDRESS")] = "127.0.0.1"
+    port: Annotated[int, Setting("The port to listen on; 0 takes any free one.", ge=0, le=65535)] = 8000
+    allow_host: Annotated[Sequence[str], Setting(
+        "A name under which the server is reached, besides this machine's own; may be given several times.",
+        metavar="NAME")] = ()
+    token: Annotated[str | None, Setting(
+        "What every request must send as 'Authorization: Bearer TOKEN', at least 16 characters; by default "
+        "REGRAFT_TOKEN.", metavar="TOKEN")] = None
+    max_body: Annotated[str, Setting("Largest body of a request.", metavar="SIZE")] = "32MB"
+    max_images: Annotated[int, Setting("Most pictures in one request.", ge=1, le=10_000)] = 64
+    max_pixels: Annotated[int, Setting(
+        "Most pixels of one picture; a model's own limit holds too.", ge=1)] = 80_000_000
+    queue: Annotated[int, Setting(
+        "Most pictures in work at a time; further requests are told to come back.", ge=1)] = 256
+    batch: Annotated[int, Setting("Most pictures that go to the network together.", ge=1, le=256)] = 8
+    deadline: Annotated[str, Setting(
+        "Longest time from a request's last byte to its answer (10s, 1m).", metavar="DURATION")] = "10s"
+    upload_time: Annotated[str, Setting(
+        "Longest time in which a request's body may arrive.", metavar="DURATION")] = "30s"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        size_in_bytes(self.max_body, "max_body")
+        seconds(self.deadline, "deadline")
+        seconds(self.upload_time, "upload_time")
+        if self.max_images > self.queue:
+            raise SettingsError([f"max_images: {self.max_images:,} is more than the queue of {self.queue:,} holds"])
 
 
 @dataclasses.dataclass(frozen=True)
