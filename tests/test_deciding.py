@@ -287,9 +287,9 @@ def _areas(known: Predictions, strange: Predictions) -> tuple[float, float]:
     """Area under the ROC curve of the novelty, and of a lack of confidence."""
     both = [*known, *strange]
     is_strange = np.arange(len(both)) >= len(known)
-    novelty, doubt = (np.array([value(one) for one in both]) for value in (
-        lambda one: one.novelty, lambda one: -one.probability))
-    return metrics.roc_auc(novelty, is_strange), metrics.roc_auc(doubt, is_strange)
+    novelty = np.array([one.novelty for one in both], float)
+    certainty = np.array([one.probability for one in both], float)
+    return metrics.roc_auc(novelty, is_strange), metrics.roc_auc(-certainty, is_strange)
 
 
 def _part(source: Path, target: Path, classes: Sequence[str]) -> Path:

@@ -50,12 +50,15 @@ def gradcam(model: Model, pixels_BHWC: NDArray[np.uint8], classes_B: NDArray[np.
         # Of a frozen network nothing learns, so the input is what gradients start from.
         _, logits_BK = classifier(torch.from_numpy(pixels_BHWC).float().requires_grad_())
         score = logits_BK[torch.arange(len(classes_B)), torch.from_numpy(classes_B)].sum()
-        gradients = torch.autograd.grad(score, passing.maps, allow_unused=True) if passing.maps else ()
+        gradients: tuple[Tensor | None, ...] = ()
+        if passing.maps:
+            gradients = torch.autograd.grad(score, passing.maps, allow_unused=True)
     used = [at for at, gradient in enumerate(gradients) if gradient is not None]
     if not used or passing.tokens[used[-1]]:
         raise ModelError(f"{model.record.backbone} cuts pictures into tokens, and Grad-CAM needs a network of "
                          "convolutions")
     map_, gradient = passing.maps[used[-1]], gradients[used[-1]]
+    assert gradient is not None
     channels, places = (3, (1, 2)) if _channels_last(map_) else (1, (2, 3))
     spoke_BHW = (gradient.mean(places, keepdim=True) * map_).sum(channels).relu()
     largest_B = spoke_BHW.amax((1, 2), keepdim=True).clamp_min(1e-12)

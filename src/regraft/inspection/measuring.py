@@ -17,7 +17,7 @@ from regraft.data.decode import read_file
 from regraft.data.header import Header, read_header
 from regraft.data.view import picture
 from regraft.errors import ImageError
-from regraft.extraction.extract import ordered_map
+from regraft.extraction.ordered import ordered_map
 from regraft.progress import Progress
 from regraft.records.images import ImageIndex
 from regraft.records.preprocessing import Preprocessing

@@ -186,10 +186,11 @@ def _figure_rows(figures: Sequence[Evaluation]) -> Iterator[tuple[_Figure, list[
 def _cell(row: _Figure, value: Interval | float | None, spread: tuple[float, float] | None) -> tuple[str, str]:
     if value is None:
         return "", ""
-    if not isinstance(value, float | int):
-        value, spread = value.value, (value.low, value.high)
+    number = value.value if isinstance(value, Interval) else value
+    if isinstance(value, Interval):
+        spread = (value.low, value.high)
     text = _percent if row.percent else "{:.3f}".format
-    return text(value), "" if spread is None else f"{text(spread[0])} to {text(spread[1])}"
+    return text(number), "" if spread is None else f"{text(spread[0])} to {text(spread[1])}"
 
 
 def _named(classes: Sequence[str], wanted: set[str]) -> list[tuple[int, str]]:
