@@ -88,6 +88,19 @@ def answer_engine(work: Work, index: ImageIndex, store: FeatureStore, wanted: En
     return engines_for(work, index, np.zeros(len(index), np.bool_), store, wanted, device, progress)[1]
 
 
+def views_engine(work: Work, index: ImageIndex, known: Callable[[str], NDArray[np.bool_]], lower: bool,
+                 store: FeatureStore, wanted: EngineName, device: Device, progress: Progress) -> Engine:
+    """The engine that computes views of an index's images, at a ``lower`` precision where that will do.
+
+    ``known`` says of an engine's key which of the views have been computed by it.
+    """
+    engines = Engines(work, store, wanted, device, progress)
+    by_kind = {kind: known(engines.key(kind).engine) for kind in engines.kinds}
+    count = len(by_kind[engines.kinds[0]])
+    learning, answers = engines.choose_from(index, by_kind, np.full(count, lower))
+    return learning if lower else answers
+
+
 class Engines:
     """The candidates for one network on this machine."""
 
@@ -100,7 +113,7 @@ class Engines:
         self._progress = progress
         self._wanted_device = device
         self._device = choose_device(device)
-        self._kinds = candidates(wanted, self._device)
+        self.kinds = candidates(wanted, self._device)
         self._file = store.folder / ENGINES / f"{work.digest[:ENGINES_DIGITS]}-{self._id}.json"
         self._choice = _read(self._file) or EngineChoice(
             work.backbone, work.digest, work.rules.size, processor.name(), processor.cores(), versions())
@@ -120,9 +133,16 @@ class Engines:
     # -- the choice --------------------------------------------------------------------------------
 
     def choose(self, index: ImageIndex, learns_N: NDArray[np.bool_]) -> tuple[Engine, Engine]:
-        """The pair with the shortest forecast of those that agree; an engine that fails is left out, and it is said."""
-        known = dict(zip(self._kinds, known_features(index, self._store, [self._key(k) for k in self._kinds]),
-                         strict=True))
+        """The engines that compute an index's images; see :meth:`choose_from`."""
+        found = known_features(index, self._store, [self.key(kind) for kind in self.kinds])
+        return self.choose_from(index, dict(zip(self.kinds, found, strict=True)), learns_N)
+
+    def choose_from(self, index: ImageIndex, known: Mapping[EngineKind, NDArray[np.bool_]],
+                    learns_N: NDArray[np.bool_]) -> tuple[Engine, Engine]:
+        """The pair with the shortest forecast of those that agree; an engine that fails is left out, and it is said.
+
+        ``known`` says which of N pictures each candidate has computed; the index is what candidates are measured on.
+        """
         self._file.parent.mkdir(exist_ok=True)
         # Of several processes one measures; the others wait, and find what it found.
         with filelock.FileLock(self._file.with_suffix(".lock")):
@@ -146,14 +166,14 @@ class Engines:
         """The pair to take; measures what is worth it first."""
         best, fewest = shortest(self._pairs(), known, learns_N, lambda _, images: images)
         # What is asked for by name is measured in any case: it must agree.
-        if not fewest or self._kinds == [REFERENCE] or (fewest < _FEW and REFERENCE in self._kinds):
+        if not fewest or self.kinds == [REFERENCE] or (fewest < _FEW and REFERENCE in self.kinds):
             return best
-        left = [kind for kind in self._kinds if self._choice.of(kind) is None]
+        left = [kind for kind in self.kinds if self._choice.of(kind) is None]
         sample_NHWC = self._sample(index) if left else None
         if sample_NHWC is not None and len(sample_NHWC):  # else the pass will tell why none can be read
-            if self._kinds[0] in left:
-                self._measure(self._kinds[:1], sample_NHWC)
-            left = [kind for kind in left if kind != self._kinds[0]]
+            if self.kinds[0] in left:
+                self._measure(self.kinds[:1], sample_NHWC)
+            left = [kind for kind in left if kind != self.kinds[0]]
             if left and shortest(self._pairs(), known, learns_N, self._forecast)[1] > _WORTH * self._price(left):
                 self._measure(left, sample_NHWC)
                 left = []
@@ -166,11 +186,11 @@ class Engines:
 
     def _pairs(self) -> list[Pair]:
         """Pairs of candidates that did not fail and are not known to disagree; what was taken last comes first."""
-        figures = {kind: self._choice.of(kind) for kind in self._kinds}
+        figures = {kind: self._choice.of(kind) for kind in self.kinds}
         left = pairs([kind for kind, of in figures.items() if of is None or of.agrees])
         if not left:
             [reason, *_] = (of.reason for of in figures.values() if of is not None)
-            raise BackboneError(f"{self._kinds[0]} does not compute what PyTorch does for {self._work.backbone} "
+            raise BackboneError(f"{self.kinds[0]} does not compute what PyTorch does for {self._work.backbone} "
                                 f"({reason}); leave --engine away")
         return sorted(left, key=lambda pair: (pair.learning, pair.answers) != (self._choice.learning,
                                                                                 self._choice.answers))
@@ -224,7 +244,7 @@ class Engines:
 
     def _fail(self, kind: EngineKind, reason: str) -> None:
         """Leave a candidate out from now on, and say so; raises BackboneError for the one there is no other for."""
-        if kind == self._kinds[0]:
+        if kind == self.kinds[0]:
             raise BackboneError(f"{kind} can't run {self._work.backbone} ({reason})")
         self._progress.say(f"{kind} is not taken: {reason}")
         self._note(EngineFigures(kind, reason=reason))
@@ -236,7 +256,7 @@ class Engines:
     def _made(self, kind: EngineKind, images: int) -> Engine:
         """An engine, loaded at once where it has something to do, else when it is asked."""
         if not images:
-            return _Sleeping(self._key(kind).engine, self._work.readouts, partial(self.make, kind))
+            return _Sleeping(self.key(kind).engine, self._work.readouts, partial(self.make, kind))
         try:
             return self.make(kind)
         except Exception as error:  # as above
@@ -282,7 +302,8 @@ class Engines:
         self._choice = choice
         write_whole(self._file, choice.to_json())
 
-    def _key(self, kind: EngineKind) -> FeatureKey:
+    def key(self, kind: EngineKind) -> FeatureKey:
+        """What names a candidate's features of view 0."""
         work = self._work
         return FeatureKey(view_key(work.rules), work.digest, work.readouts,
                           engine_key(kind.engine, self._device, kind.precision), work.rules.mean, work.rules.std)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.data.decode import read_file
-from regraft.engines.pytorch import PyTorchEngine, choose_device
+from regraft.engines.contract import Engine
+from regraft.engines.pytorch import choose_device
 from regraft.errors import OutputError, TrainingError
 from regraft.extraction.extract import Features, extract_view
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
@@ -28,6 +29,7 @@ from regraft.records.networks import Cut, Readout
 from regraft.records.plan import Phase
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.views import augmentation
+from regraft.runs.engines import Work, views_engine
 from regraft.settings import TrainSettings, size_in_bytes
 from regraft.training.batches import Batches, Fresh, Kept
 from regraft.training.hooks import Hooks
@@ -133,10 +135,9 @@ class Source:
     def _readouts(self) -> tuple[Readout, ...]:
         return kept_readouts(self._cut, self._frozen)
 
-    def _key(self, view: int, numbers: Numbers) -> FeatureKey:
+    def _key(self, view: int, numbers: Numbers, engine: str) -> FeatureKey:
         rules = self._all.rules
-        return FeatureKey(self._views.key(view), self._digest, self._readouts, f"pytorch-{self._device}-fp32",
-                          rules.mean, rules.std, numbers)
+        return FeatureKey(self._views.key(view), self._digest, self._readouts, engine, rules.mean, rules.std, numbers)
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -188,18 +189,32 @@ class Source:
         everything = self._all
         spaces: dict[int, Space] = {}
         located: dict[int, NDArray[np.int64]] = {}
-        program = self._program()
+        digests = {view: [everything.features.digests[int(row)] for row in rows] for view, rows in rows_of.items()}
+        engine = self._engine(numbers, digests)
         for view, rows in rows_of.items():
-            key = self._key(view, numbers)
-            engine = PyTorchEngine(program, key.readouts, everything.rules, everything.settings.device)
-            spaces[view] = everything.spaces.enter_context(everything.store.space(key))
-            digests = [everything.features.digests[int(row)] for row in rows]
+            spaces[view] = everything.spaces.enter_context(
+                everything.store.space(self._key(view, numbers, engine.key)))
             files = [everything.readable.file(int(row)) for row in rows]
             title = f"{self._phase.name}: view {view}" if view else f"{self._phase.name}: frozen part"
-            extract_view(files, digests, spaces[view], engine, functools.partial(self._pixels, view), title,
+            extract_view(files, digests[view], spaces[view], engine, functools.partial(self._pixels, view), title,
                          everything.progress, everything.deadline)
-            located[view] = spaces[view].locate(digests)
+            located[view] = spaces[view].locate(digests[view])
         return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
+
+    def _engine(self, numbers: Numbers, digests: dict[int, list[bytes]]) -> Engine:
+        """What runs the frozen part: what is kept in half precision may be computed in bf16."""
+        everything = self._all
+        settings, network = everything.settings, everything.network
+
+        def known(engine: str) -> NDArray[np.bool_]:
+            missing = {view: everything.store.missing(self._key(view, numbers, engine), of)
+                       for view, of in digests.items()}
+            return np.array([digest not in missing[view] for view, of in digests.items() for digest in of], np.bool_)
+
+        work = Work(f"the frozen part of {network.name}", self._program(), self._digest, self._readouts,
+                    everything.rules)
+        return views_engine(work, everything.readable, known, numbers != "float32", everything.store, settings.engine,
+                            settings.device, everything.progress)
 
     def _pixels(self, view: int, data: bytes, digest: bytes) -> NDArray[np.uint8]:
         return self._views.pixels(data, view, digest)
