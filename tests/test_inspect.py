@@ -19,7 +19,9 @@ import regraft
 from regraft.data.header import read_header
 from regraft.data.index import open_data
 from regraft.errors import DataError, OutputError
-from regraft.inspection.measuring import measure
+from regraft.inspection.measuring import Measuring, measure
+from regraft.inspection.shortcuts import shortcuts
+from regraft.progress import Silent
 from regraft.records.inspection import DataFinding, Duplicate, Inspection
 from regraft.records.preprocessing import Preprocessing
 
@@ -298,10 +300,9 @@ def mislabelled(data: Path, share: float, seed: int) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), [("cats_dogs", 0.8), ("clothing", 0.5)])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_wrong_labels_stand_first(shared_data: Path, tmp_path: Path, name: str, share: float, seed: int) -> None:
+def test_wrong_labels_stand_first(shared_data: Path, tmp_path: Path, name: str, share: float) -> None:
     data = shutil.copytree(shared_data / name, tmp_path / name)
-    planted = mislabelled(data, 0.05, seed)
+    planted = mislabelled(data, 0.05, seed=0)
     result = regraft.inspect(data, out=tmp_path / "out", quiet=True)
     first = {suspect.path for suspect in result.label_suspects[:len(result.label_suspects) // 10]}
     assert len(planted & first) >= share * len(planted)
@@ -311,24 +312,25 @@ def test_wrong_labels_stand_first(shared_data: Path, tmp_path: Path, name: str, 
 @pytest.mark.parametrize("name", ["clothing", "flowers102"])
 def test_copies_planted_in_a_whole_set(shared_data: Path, tmp_path: Path, name: str) -> None:
     data = shutil.copytree(shared_data / name, tmp_path / name)
-    known = pairs_of(regraft.inspect(data, out=tmp_path / "before", quiet=True).duplicates)
     planted = plant(data, 50)
-    found = pairs_of(regraft.inspect(data, out=tmp_path / "after", quiet=True).duplicates)
+    found = pairs_of(regraft.inspect(data, out=tmp_path / "out", quiet=True).duplicates)
     for way, least in (("exact", 1.0), ("quality", 0.99), ("half", 0.99), ("mirrored", 0.8), ("cropped", 0.8)):
         wanted = {pair for pair, name in planted.items() if name == way}
         assert len(wanted & found) >= least * len(wanted), way
-    # What stands in the published set twice already is not ours to judge, nor are our copies of that.
-    doubled = {path for pair in known for path in pair}
-    new = {pair for pair in found - set(planted) if not {path.replace(f"x-{way}-", "") for path in pair
-                                                         for way in ("exact", *CHANGES)} & doubled}
-    assert len(new) <= 0.05 * (len(planted) + len(new))
+    # The published sets hold a few copies of their own, which are counted against us here.
+    assert len(found - set(planted)) <= 0.05 * len(found)
 
 
 @pytest.mark.slow
-def test_untouched_sets_raise_at_most_one_alarm(shared_data: Path, tmp_path: Path) -> None:
-    alarms = [(name, shortcut.cue) for name in ("cats_dogs", "clothing", "eurosat", "flowers102", "hymenoptera")
-              for shortcut in regraft.inspect(shared_data / name, out=tmp_path / name, quiet=True).shortcuts
-              if shortcut.alarm]
+def test_untouched_sets_raise_at_most_one_alarm(shared_data: Path) -> None:
+    alarms = []
+    for name in ("cats_dogs", "clothing", "eurosat", "flowers102", "hymenoptera", "mnist"):
+        index = open_data(shared_data / name)
+        measuring = Measuring(index, Preprocessing(224))
+        measuring.look_at_all(Silent())
+        found = shortcuts([measuring.seen[row] for row in range(len(index))], index.y_N, None, index.classes, 0)
+        assert found
+        alarms += [(name, shortcut.cue) for shortcut in found if shortcut.alarm]
     assert len(alarms) <= 1
 
 
@@ -342,7 +344,7 @@ def test_three_thousand_classes_of_two_images(tmp_path: Path) -> None:
         for copy in range(2):
             x, y = int(rng.integers(0, 590)), int(rng.integers(0, 370))
             photos[copy].crop((x, y, x + 40, y + 40)).save(folder / f"{copy}.jpg")
-    result = regraft.inspect(tmp_path / "data", out=tmp_path / "out", quiet=True)
+    result = regraft.inspect(tmp_path / "data", out=tmp_path / "out", size=32, quiet=True)
     small = finding(result, "small_classes")
     assert small is not None
     assert (small.severity, small.count) == ("serious", 3000)
