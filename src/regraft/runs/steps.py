@@ -49,7 +49,6 @@ from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
     MAPPED,
-    REPEATS,
     Fitted,
     claimed,
     divide,
@@ -161,7 +160,7 @@ def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadlin
     tell_network(network, progress)
     reads = tuple(read_as(word, network.module, network.readouts, rules.size) for word in plan.head.reads)
     readouts = (*network.readouts, *(r for r in reads if r not in network.readouts))
-    run = Run(plan.name, network.name, network.digest, rules, readouts, None, REPEATS, settings.seed,
+    run = Run(plan.name, network.name, network.digest, rules, readouts, None, 1, settings.seed,
               index.split_counts(), plan)
     folder.write("plan.json", run)
     write_whole(folder.path / "plan.toml", to_toml(plan))

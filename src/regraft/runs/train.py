@@ -50,7 +50,9 @@ from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, InspectSettings
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
 _FOLDS = 5
-REPEATS = 2
+
+#: With fewer, it is done twice over: other folds, other answers.
+_REPEATED_BELOW = 500
 
 #: The readout that the map of a run shows: what the network's own head reads.
 MAPPED = "last"
@@ -119,7 +121,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     network, rules = network_and_rules(settings, index, "training")
     tell_network(network, progress)
     folds = number_of_folds(settings, index)
-    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, REPEATS,
+    plan = Run(settings.strategy, network.name, network.digest, rules, network.readouts, folds, repeats(index),
                 settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     with FeatureStore(settings.store) as store:
@@ -232,6 +234,11 @@ def number_of_folds(settings: TrainSettings, index: ImageIndex) -> int | None:
     """Folds of the cross-validation, or None where a validation split decides."""
     learnable = len(index) - len(index.rows("test"))
     return settings.folds or (_FOLDS if learnable < CROSS_VALIDATED_BELOW else None)
+
+
+def repeats(index: ImageIndex) -> int:
+    """How often images are cross-validated: of few, one division into folds says less."""
+    return 2 if len(index) - len(index.rows("test")) < _REPEATED_BELOW else 1
 
 
 def _learns(index: ImageIndex, folds: int | None) -> NDArray[np.bool_]:
@@ -417,9 +424,10 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     held = np.concatenate([rows for rows, _ in answers])
     never = len(learn) - len(np.unique(held))
     note = (f"{never:,} images are the only ones of their class (or group) and were never held out" if never else "")
+    times = ", 2 times" if plan.repeats == 2 else ""
     return head, choice, Held(
         learn[held], np.concatenate([P for _, P in answers]),
-        f"{folds}-fold cross-validation, {plan.repeats} times, every choice made inside the fold", plan.repeats, note)
+        f"{folds}-fold cross-validation{times}, every choice made inside the fold", plan.repeats, note)
 
 
 def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], held: NDArray[np.int64],

@@ -24,7 +24,6 @@ from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
 from regraft.runs.train import (
-    REPEATS,
     Fitted,
     divide,
     environment,
@@ -32,6 +31,7 @@ from regraft.runs.train import (
     keep_answers,
     keep_map,
     number_of_folds,
+    repeats,
     run,
     tell_images,
 )
@@ -104,7 +104,7 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
     tell_images(index, folder, progress)
     plan = Run(settings.strategy, "" if origin is None else origin.backbone,
                 "" if origin is None else origin.weights_digest, None if origin is None else origin.preprocessing,
-                (file.readout,), number_of_folds(settings, index), REPEATS, settings.seed, index.split_counts())
+                (file.readout,), number_of_folds(settings, index), repeats(index), settings.seed, index.split_counts())
     folder.write("plan.json", plan)
     folder.write_quarantine(())
     network = _network(settings, origin)  # before the work: it may not be what made the features
