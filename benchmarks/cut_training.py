@@ -19,7 +19,6 @@ from typing import Any
 
 import regraft
 from benchmarks.machine import RESULTS, conditions, footer
-from regraft.engines.pytorch import PyTorchEngine
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.networks.build import load_backbone
@@ -28,6 +27,7 @@ from regraft.records.decisions import Wanted
 from regraft.records.plan import BackbonePlan, PreprocessingPlan, Run
 from regraft.records.results import Evaluation, TrainResult
 from regraft.records.training import PhaseForecast
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.steps import prepare
 from regraft.runs.train import fit, preprocessing
 from regraft.settings import TrainSettings
@@ -47,16 +47,18 @@ def probes(data: Path, seed: int, store: Path) -> dict[str, float]:
     job = prepare(TrainSettings(data, seed=seed), plan)
     network = load_backbone("efficientnet_lite0")
     rules = preprocessing(job.settings, network.input, None)
-    engine = PyTorchEngine(network.module, network.readouts, rules)
+    work = Work(network.name, network.module, network.digest, network.readouts, rules)
     found = {}
-    with FeatureStore(store) as opened, opened.space(feature_key(rules, network.digest, engine)) as space:
-        features = extract(job.index, space, engine, rules, Silent(), Deadline(None), 0.1)
-        for name, only in (("probe", ()), ("last", ("last",))):
-            run = Run("features", network.name, network.digest, rules, network.readouts, None, 2, seed,
-                      job.index.split_counts())
-            fitted = fit(job.index, features, network.readouts, run, Silent(), Deadline(None), Wanted(0.95), only)
-            right, count = pooled(fitted.validation, fitted.test)
-            found[name] = right / count
+    with FeatureStore(store) as opened:
+        engine = answer_engine(work, job.index, opened, "auto", "auto", Silent())
+        with opened.space(feature_key(rules, network.digest, engine)) as space:
+            features = extract(job.index, space, engine, rules, Silent(), Deadline(None), 0.1)
+            for name, only in (("probe", ()), ("last", ("last",))):
+                run = Run("features", network.name, network.digest, rules, network.readouts, None, 1, seed,
+                          job.index.split_counts())
+                fitted = fit(job.index, features, network.readouts, run, Silent(), Deadline(None), Wanted(0.95), only)
+                right, count = pooled(fitted.validation, fitted.test)
+                found[name] = right / count
     return found
 
 
