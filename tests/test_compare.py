@@ -71,6 +71,12 @@ def compare(data: Path, plan: str, out: Path, **settings: Any) -> Comparison:
     return result
 
 
+@pytest.mark.slow
+def test_another_backbone_is_meant_for_the_pretrained_ones(crops: Path, plans: str, tmp_path: Path) -> None:
+    found = compare(crops, plans, tmp_path / "out", backbone="efficientnet_lite1", set="phases.*.epochs=1")
+    assert [row.backbone for row in found.rows] == ["plain:cnn", "efficientnet_lite1"]
+
+
 def test_every_plan_gets_a_model_on_the_same_images(compared: Comparison, crops: Path) -> None:
     out = Path(compared.out)
     assert [Path(row.out).relative_to(out).name for row in compared.rows] == ["From-scratch", "deeper"]

@@ -42,7 +42,8 @@ def compare(settings: TrainSettings, plans: Sequence[Plan], progress: Progress) 
     is found before the first training.
     """
     ends = None if settings.time_limit is None else time.monotonic() + seconds(settings.time_limit)
-    jobs = [prepare(settings, plan) for plan in plans]
+    wanted = [_meant_for(plan, settings) for plan in plans]
+    jobs = [prepare(own, plan) for own, plan in zip(wanted, plans, strict=True)]
     index = _same_images(jobs)
     for job in jobs:
         resolve(job.plan.backbone.name)
@@ -52,9 +53,9 @@ def compare(settings: TrainSettings, plans: Sequence[Plan], progress: Progress) 
     _check(out, folders, settings)
     progress.say(f"comparing {len(plans)} plans in {out}")
     results = []
-    for number, (plan, job, folder) in enumerate(zip(plans, jobs, folders, strict=True), 1):
+    for number, (plan, own, job, folder) in enumerate(zip(plans, wanted, jobs, folders, strict=True), 1):
         title = f"plan {number} of {len(plans)}, {shown(plan.name)}"
-        found = None if settings.force else _finished(folder, settings, job.plan, progress)
+        found = None if settings.force else _finished(folder, own, job.plan, progress)
         if found is not None:
             progress.say(f"{title}: finished in {folder} already; --force trains it again")
             results.append(found)
@@ -66,11 +67,16 @@ def compare(settings: TrainSettings, plans: Sequence[Plan], progress: Progress) 
         progress.say(title)
         # What is finished and still to be trained is to be replaced.
         force = settings.force or (folder / MANIFEST).exists()
-        again = replace(settings, out=folder, time_limit=left, resume=False, force=force)
+        again = replace(own, out=folder, time_limit=left, resume=False, force=force)
         results.append(_train(again, plan, out, progress))
     comparison = _table(out, index, jobs, results)
     _write(out, comparison, progress)
     return comparison
+
+
+def _meant_for(plan: Plan, settings: TrainSettings) -> TrainSettings:
+    """Another backbone is meant for the pre-trained ones: networks from scratch are what they are compared with."""
+    return settings if plan.backbone.start == "pretrained" else replace(settings, backbone=None, weights=None)
 
 
 def _same_images(jobs: Sequence[Job]) -> ImageIndex:
