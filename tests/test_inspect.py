@@ -271,7 +271,8 @@ def test_without_torch_what_needs_no_features_is_told(crops: Path, tmp_path: Pat
             "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm'): raise ImportError(name)\n"
             "sys.meta_path.insert(0, Refuse())\n"
             "from regraft.cli import main\n"
-            f"main(['inspect', {str(crops)!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet', '--json'])\n")
+            f"main(['inspect', {str(crops)!r}, '--out', {str(tmp_path / 'out')!r}, '--quiet', '--json',\n"
+            "      '--backbone', 'resnet18'])\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     document = json.loads(done.stdout)
     assert document["readable"] == 40

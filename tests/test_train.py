@@ -46,9 +46,9 @@ def test_the_model_folder_and_the_document(crops: Path, tmp_path: Path) -> None:
         assert figures["accuracy"]["value"] >= 0.9
         assert np.sum(figures["confusion"]) == n * figures["repeats"]
     assert {"model.json", "backbone.safetensors", "head.safetensors", "images.safetensors", "unknown.safetensors",
-            "manifest.json", "run"} == {path.name for path in out.iterdir()}
-    assert {"settings.json", "splits.csv", "plan.json", "quarantine.csv", "record.json", "predictions.safetensors"} == {
-        path.name for path in (out / "run").iterdir()}
+            "manifest.json", "README.md", "run"} == {path.name for path in out.iterdir()}
+    assert {"settings.json", "splits.csv", "plan.json", "quarantine.csv", "record.json", "predictions.safetensors",
+            "map.json", "report.html", "figures"} == {path.name for path in (out / "run").iterdir()}
     for name in ("model.json", "manifest.json", "run/settings.json", "run/plan.json", "run/record.json"):
         assert json.loads((out / name).read_text())["format_version"] == 1
 

@@ -101,8 +101,9 @@ class Model:
 
     def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
         """The engine that gives the head's readouts; built once."""
+        record = self.record  # a head without a network refuses here
         if device not in self._engines:
-            readouts, rules, network = self.record.head_readouts, self.record.preprocessing, self.network()
+            readouts, rules, network = record.head_readouts, record.preprocessing, self.network()
             if isinstance(network, LiteNetwork):
                 self._engines[device] = light_engine(network, readouts, rules, device)
             else:
