@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from regraft import metrics
 from regraft.data.splits import complete
-from regraft.errors import BackboneError, DataError, MissingExtraError, OutputError, TimeLimitError
+from regraft.errors import BackboneError, DataError, OutputError, TimeLimitError
 from regraft.extraction.extract import Features
 from regraft.extraction.store import FeatureStore
 from regraft.heads.choose import Candidate
@@ -28,7 +28,8 @@ from regraft.records.networks import Cut
 from regraft.records.plan import BackbonePlan, HeadPlan, Phase, Plan, PreprocessingPlan
 from regraft.records.results import Interval, TrainResult
 from regraft.report.cut_map import cut_map
-from regraft.runs.folder import RunFolder, write_whole
+from regraft.runs.drawing import draw
+from regraft.runs.folder import RunFolder
 from regraft.runs.planned import price
 from regraft.runs.rank import NOTHING_HELD, SCORED, Race, Runner, as_training
 from regraft.runs.steps import Job, settle, train_job
@@ -65,13 +66,7 @@ def advise(settings: AdviseSettings, progress: Progress) -> Advice:
         return advice
     save_plan(advice.recommended.plan, out, force=settings.force)
     advice = replace(advice, recommended=replace(advice.recommended, file=str(out)))
-    try:
-        picture = cut_map(advice)
-    except MissingExtraError as error:
-        progress.say(f"no picture of the cuts is drawn: {error}")
-        return advice
-    write_whole(out.with_suffix(".png"), picture.png)
-    write_whole(out.with_suffix(".svg"), picture.svg)
+    draw(lambda: cut_map(advice), out.parent, out.stem, "picture of the cuts is", progress)
     return advice
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from regraft.errors import DataError, MissingExtraError, OutputError, StoppedError, TimeLimitError, UsageError
+from regraft.errors import DataError, OutputError, StoppedError, TimeLimitError, UsageError
 from regraft.manifest import NAME as MANIFEST
 from regraft.model import RUN
 from regraft.networks.catalogue import resolve
@@ -22,6 +22,7 @@ from regraft.records.plan import DataPlan, Plan
 from regraft.records.results import Compared, Comparison, TrainResult
 from regraft.records.training import PhaseForecast
 from regraft.report.bars import bars
+from regraft.runs.drawing import draw
 from regraft.runs.folder import begun_with, fresh_folder, read_lines, write_whole
 from regraft.runs.steps import FORECASTS, Job, prepare
 from regraft.runs.steps import train as train_one
@@ -179,10 +180,4 @@ def _forecasts(folder: Path) -> list[PhaseForecast]:
 
 def _write(out: Path, comparison: Comparison, progress: Progress) -> None:
     write_whole(out / RECORD, comparison.to_json())
-    try:
-        picture = bars(comparison)
-    except MissingExtraError as error:
-        progress.say(f"no bars are drawn: {error}")
-        return
-    write_whole(out / f"{PICTURE}.png", picture.png)
-    write_whole(out / f"{PICTURE}.svg", picture.svg)
+    draw(lambda: bars(comparison), out, PICTURE, "bars are", progress)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from regraft import metrics
 from regraft.data.splits import TEST
 from regraft.engines.contract import Engine
-from regraft.errors import DataError, MissingExtraError, OutputError, UsageError
+from regraft.errors import DataError, OutputError, UsageError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore, Space
 from regraft.heads.choose import Candidate
@@ -29,6 +29,7 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.ranking import Ranked, Ranking
 from regraft.records.results import Interval
 from regraft.report.cost import accuracy_against_cost
+from regraft.runs.drawing import draw
 from regraft.runs.folder import write_whole
 from regraft.runs.train import blocks_of, divide, network_and_rules, open_images, trim
 from regraft.settings import AdviseSettings, RankSettings, TrainSettings, seconds, size_in_bytes
@@ -256,10 +257,4 @@ def images_per_second(engine: Engine, rules: Preprocessing) -> float:
 
 def _write(out: Path, ranking: Ranking, progress: Progress) -> None:
     write_whole(out / RECORD, ranking.to_json())
-    try:
-        picture = accuracy_against_cost(ranking)
-    except MissingExtraError as error:
-        progress.say(f"no chart is drawn: {error}")
-        return
-    write_whole(out / f"{PICTURE}.png", picture.png)
-    write_whole(out / f"{PICTURE}.svg", picture.svg)
+    draw(lambda: accuracy_against_cost(ranking), out, PICTURE, "chart is", progress)

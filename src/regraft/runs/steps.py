@@ -21,7 +21,7 @@ from regraft.data.view import estimate_deep_range
 from regraft.decisions.calibration import tempered
 from regraft.engines.contract import Engine
 from regraft.engines.pytorch import PyTorchEngine, choose_device
-from regraft.errors import MissingExtraError, SettingsError, TrainingError
+from regraft.errors import SettingsError, TrainingError
 from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads.choose import choosing_rows
@@ -43,6 +43,7 @@ from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, FeatureCount, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
+from regraft.runs.drawing import draw
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
@@ -383,19 +384,8 @@ class Training:
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
                                           "environment": environment()})
-        self._draw(result)
+        draw(lambda: curves(result), self.folder.path, "curves", "curves are", self.progress)
         return result
-
-    def _draw(self, result: TrainResult) -> None:
-        """Draw the curves; a model without a picture is a model, so what is missing for it is said and no more."""
-        try:
-            picture = curves(result)
-        except MissingExtraError as error:
-            self.progress.say(f"no curves are drawn: {error}")
-            return
-        if picture is not None:
-            write_whole(self.folder.path / "curves.png", picture.png)
-            write_whole(self.folder.path / "curves.svg", picture.svg)
 
     def _digest(self, network: Network) -> str:
         return weights_digest(network.architecture, network.module.state_dict()) if self.trained else network.digest
