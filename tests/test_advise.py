@@ -109,7 +109,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Advice, Path, Path
 
 
 def test_photos_need_frozen_features_only(photos: tuple[Advice, Path, Path]) -> None:
-    advice, _, folder = photos
+    advice, data, folder = photos
     assert advice.recommended.strategy == "features"
     assert advice.pilot is None
     ways = ["features", "partial", "partial", "partial", "full", "scratch"]
@@ -118,7 +118,8 @@ def test_photos_need_frozen_features_only(photos: tuple[Advice, Path, Path]) -> 
     assert [one.depth for one in advice.forecasts] == sorted((one.depth for one in advice.forecasts), reverse=True)
     assert all(one.seconds > 0 for one in advice.forecasts)
     assert "fine-tuning is not worth it here" in " ".join(repr(advice).split())
-    assert all(len(line) <= 125 for line in repr(advice).splitlines())
+    told = repr(advice).replace(str(data), "photos").replace(str(folder), "here")  # which may lie deep
+    assert all(len(line) <= 125 for line in told.splitlines())
     assert load_plan(folder / "plan.toml") == advice.recommended.plan
     assert all((folder / f"plan.{kind}").stat().st_size > 500 for kind in ("png", "svg"))
 
