@@ -1,6 +1,6 @@
 """Memory and time of one training on many generated JPEGs.
 
-    python -m benchmarks.memory --images 20000 [--size 224] [--scratch FOLDER]
+    python -m benchmarks.memory --images 20000 [--size 224] [--engine auto] [--scratch FOLDER]
 
 Writes images of ten classes (noise over class-coloured gradients, 256 x 192), trains on them in a process of its
 own with an empty store, and reports the largest anonymous resident memory above that of ``import torch, timm``.
@@ -61,12 +61,12 @@ def peak_of(command: list[str]) -> tuple[float, float]:
     return peak, time.monotonic() - started
 
 
-def measure(images: int, scratch: Path, size: int = 224) -> dict[str, float]:
+def measure(images: int, scratch: Path, size: int = 224, engine: str = "auto") -> dict[str, float]:
     """Peaks of a training on so many images, at so many pixels, and of the bare imports."""
     data = write_images(scratch / "images", images)
     imports, _ = peak_of([sys.executable, "-c", "import torch, timm, time; time.sleep(0.5)"])
     training, seconds = peak_of([sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(scratch / "out"),
-                                 "--store", str(scratch / "store"), "--size", str(size), "--quiet"])
+                                 "--store", str(scratch / "store"), "--size", str(size), "--engine", engine, "--quiet"])
     return {"images": images, "size": size, "imports_mib": imports, "training_mib": training,
             "above_imports_mib": training - imports, "seconds": seconds}
 
@@ -76,11 +76,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--scratch", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        found = measure(arguments.images, Path(scratch), arguments.size)
-    command = f"python -m benchmarks.memory --images {arguments.images} --size {arguments.size}"
+        found = measure(arguments.images, Path(scratch), arguments.size, arguments.engine)
+    command = (f"python -m benchmarks.memory --images {arguments.images} --size {arguments.size} "
+               f"--engine {arguments.engine}")
     result = {"conditions": conditions(command), "result": found}
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"memory-{arguments.images}-{arguments.size}.json"

@@ -63,6 +63,7 @@ def folder(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, FeatureStore(folder) as store:
         patch.setattr(choosing, "_FEW", 1)
         patch.setattr(choosing, "_WORTH", 0.0)  # whatever it costs
+        patch.setattr(choosing, "LOWER_FROM", 1)
         engines_for(work, data, np.ones(len(data), np.bool_), store, "auto", "auto", Silent())
     return folder
 
@@ -211,6 +212,7 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     data, store = write_crops(tmp_path / "data", 40, seed=5), tmp_path / "store"
     monkeypatch.setattr(choosing, "_FEW", 1)
     monkeypatch.setattr(choosing, "_WORTH", 0.0)
+    monkeypatch.setattr(choosing, "LOWER_FROM", 1)
     monkeypatch.setattr(choosing, "pairs", lambda kinds: [Pair(_BF16, _OPENVINO)])
     first = regraft.train(data, out=tmp_path / "first", store=store, size=_SIZE, quiet=True)
     assert first.validation is not None

@@ -42,6 +42,10 @@ PACKAGES = ("torch", "openvino", "onnxruntime", "onnxscript")
 #: With fewer images to compute, nothing is measured: what is known already will do.
 _FEW = 128
 
+#: From so many images to learn from on, a lower precision saves more than it may cost: on small sets a head that was
+#: learned in bf16 answered some images in 300 worse in fp32 (LOG.md).
+LOWER_FROM = 10_000
+
 #: Images that candidates are compared on.
 _SAMPLE = 32
 
@@ -78,7 +82,7 @@ def engines_for(work: Work, index: ImageIndex, learns_N: NDArray[np.bool_], stor
     if isinstance(work.module, LiteNetwork):
         engine = light_engine(work.module, work.readouts, work.rules, device, wanted)
         return engine, engine
-    engines = Engines(work, store, wanted, device, progress)
+    engines = Engines(work, store, wanted, device, progress, lower=int(learns_N.sum()) >= LOWER_FROM)
     return engines.choose(index, learns_N)
 
 
@@ -94,7 +98,7 @@ def views_engine(work: Work, index: ImageIndex, known: Callable[[str], NDArray[n
 
     ``known`` says of an engine's key which of the views have been computed by it.
     """
-    engines = Engines(work, store, wanted, device, progress)
+    engines = Engines(work, store, wanted, device, progress, lower)
     by_kind = {kind: known(engines.key(kind).engine) for kind in engines.kinds}
     count = len(by_kind[engines.kinds[0]])
     learning, answers = engines.choose_from(index, by_kind, np.full(count, lower))
@@ -102,10 +106,10 @@ def views_engine(work: Work, index: ImageIndex, known: Callable[[str], NDArray[n
 
 
 class Engines:
-    """The candidates for one network on this machine."""
+    """The candidates for one network on this machine; those of a ``lower`` precision than the answer's where asked."""
 
     def __init__(self, work: Work, store: FeatureStore, wanted: EngineName, device: Device, progress: Progress,
-                 ) -> None:
+                 lower: bool = False) -> None:
         from regraft.engines.pytorch import choose_device
 
         self._work = work
@@ -113,7 +117,8 @@ class Engines:
         self._progress = progress
         self._wanted_device = device
         self._device = choose_device(device)
-        self.kinds = candidates(wanted, self._device)
+        self.kinds = [kind for kind in candidates(wanted, self._device)
+                      if lower or kind.precision == ANSWER_PRECISION]
         self._file = store.folder / ENGINES / f"{work.digest[:ENGINES_DIGITS]}-{self._id}.json"
         self._choice = _read(self._file) or EngineChoice(
             work.backbone, work.digest, work.rules.size, processor.name(), processor.cores(), versions())
