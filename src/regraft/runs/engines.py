@@ -43,7 +43,7 @@ PACKAGES = ("torch", "openvino", "onnxruntime", "onnxscript")
 _FEW = 128
 
 #: From so many images to learn from on, a lower precision saves more than it may cost: on small sets a head that was
-#: learned in bf16 answered some images in 300 worse in fp32 (LOG.md).
+#: learned in bf16 answered an image in 300 worse in fp32, or more (LOG.md).
 LOWER_FROM = 10_000
 
 #: Images that candidates are compared on.
