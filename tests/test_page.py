@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import regraft
 from regraft import evaluation
 from regraft.errors import TimeLimitError, UsageError
+from regraft.heads.linear import LinearHead
 from regraft.records.answers import Answers
 from regraft.records.base import shown
 from regraft.records.page import Pictures
@@ -274,6 +276,33 @@ def test_attribution_marks_what_the_answer_rests_on(trained: TrainResult, crops:
     assert heat.max(axis=(1, 2)) == pytest.approx([1, 1])
     other = gradcam(model, pixels, np.array([1, 0]))
     assert np.abs(heat - other).max() > 0.5  # another class rests on something else
+
+
+def test_class_maps_mark_what_the_score_comes_from(trained: TrainResult, crops: Path) -> None:
+    from regraft.attribution.class_maps import class_maps
+    from regraft.data.view import view0
+    from regraft.networks.lite import LiteNetwork
+
+    model = regraft.load(trained.out)
+    network, rules = model.frozen(), model.record.preprocessing
+    assert isinstance(network, LiteNetwork)
+    assert isinstance(model.head, LinearHead)
+    pixels = np.stack([view0(sorted((crops / name).iterdir())[1], rules).pixels for name in model.classes])
+    heat = class_maps(network, rules, model.head, pixels, np.arange(2))
+    assert heat.shape == (2, 28, 28)
+    assert heat.min() >= 0
+    assert heat.max(axis=(1, 2)) == pytest.approx([1, 1])
+    for picture, heat_HW, k in zip(pixels, heat, range(2), strict=True):
+        large = np.asarray(Image.fromarray(heat_HW).resize(picture.shape[:2]))
+        order = np.argsort(large.ravel(), kind="stable")
+        third = len(order) // 3
+        margins = []
+        for covered in (order[-third:], order[:third]):
+            grey = picture.copy().reshape(-1, 3)
+            grey[covered] = 128
+            logits_K = model.head.logits(model.engine().run(grey.reshape(picture.shape)[None]))[0]
+            margins.append(logits_K[k] - logits_K[1 - k])
+        assert margins[0] < margins[1], "covering what is marked hurts the answer more than covering what is not"
 
 
 @pytest.mark.slow

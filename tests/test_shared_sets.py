@@ -30,7 +30,6 @@ def test_satellite_tiles_use_earlier_stages(shared_data: Path, tmp_path: Path) -
     assert any(name.startswith("stage") for name in result.head.chosen.readouts)
 
 
-@pytest.mark.xfail(reason="808 MiB since a training writes a page and settles what is unknown: see LOG.md")
 def test_memory_on_two_thousand_images(tmp_path: Path) -> None:
     found = memory.measure(2_000, tmp_path)
     assert found["above_imports_mib"] <= 400

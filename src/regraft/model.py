@@ -16,7 +16,7 @@ from regraft import manifest
 from regraft.answering import Answerer, named_sources
 from regraft.decisions.answering import predictions
 from regraft.decisions.novelty import Known
-from regraft.engines.light import light_engine
+from regraft.engines.light import does_without_torch, light_engine
 from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.networks.lite import LiteNetwork, restore_lite
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
+    from regraft.settings import EngineName
 
 #: A network's tensors where PyTorch is not installed.
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -103,7 +104,7 @@ class Model:
         """The engine that gives the head's readouts; built once."""
         record = self.record  # a head without a network refuses here
         if device not in self._engines:
-            readouts, rules, network = record.head_readouts, record.preprocessing, self.network()
+            readouts, rules, network = record.head_readouts, record.preprocessing, self.frozen(device)
             if isinstance(network, LiteNetwork):
                 self._engines[device] = light_engine(network, readouts, rules, device)
             else:
@@ -111,6 +112,20 @@ class Model:
 
                 self._engines[device] = PyTorchEngine(network, readouts, rules, device)
         return self._engines[device]
+
+    def frozen(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", engine: EngineName = "auto") -> Any:
+        """The network as an engine takes it: a bundled backbone without PyTorch where that will do."""
+        record = self.record
+        if record.own is None and does_without_torch(record.backbone, device, engine):
+            light = self._light()
+            if set(record.readouts) <= set(light.readouts):
+                return light
+        return self.network()
+
+    def _light(self) -> LiteNetwork:
+        from safetensors.numpy import load_file
+
+        return restore_lite(self.record.backbone, load_file(self.folder / BACKBONE), "predicting")
 
     def network(self) -> Any:
         """The backbone with the model's weights: a torch module of its own in inference mode.
@@ -124,9 +139,7 @@ class Model:
             from regraft.networks.own import restore_own
             from regraft.networks.weights import read_weights
         except ImportError:
-            from safetensors.numpy import load_file
-
-            return restore_lite(record.backbone, load_file(file), "predicting")
+            return self._light()
         state = read_weights(file)
         if record.own is None:
             return restore(record.backbone, state, record.preprocessing.size)

@@ -1,1 +1,1 @@
-"""Which part of a picture spoke for an answer. Needs torch."""
+"""Which part of a picture spoke for an answer."""

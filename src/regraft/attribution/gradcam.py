@@ -46,10 +46,18 @@ def gradcam(model: Model, pixels_BHWC: NDArray[np.uint8], classes_B: NDArray[np.
     """
     network = model.network()
     classifier = Classifier(Reader(network, model.record.head_readouts, model.record.preprocessing), model.head)
+    # One at a time: what leads back to a map takes a hundred times a picture's own memory.
+    return np.concatenate([_heat(model, network, classifier, pixels_BHWC[at:at + 1], int(k))
+                           for at, k in enumerate(classes_B)])
+
+
+def _heat(model: Model, network: nn.Module, classifier: Classifier, pixels_BHWC: NDArray[np.uint8], k: int,
+          ) -> NDArray[np.float32]:
+    """Of one picture, and one class."""
     with torch.enable_grad(), _watched(network) as passing:
         # Of a frozen network nothing learns, so the input is what gradients start from.
         _, logits_BK = classifier(torch.from_numpy(pixels_BHWC).float().requires_grad_())
-        score = logits_BK[torch.arange(len(classes_B)), torch.from_numpy(classes_B)].sum()
+        score = logits_BK[0, k]
         gradients: tuple[Tensor | None, ...] = ()
         if passing.maps:
             gradients = torch.autograd.grad(score, passing.maps, allow_unused=True)

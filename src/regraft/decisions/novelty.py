@@ -60,17 +60,32 @@ class Known:
             out_N[n] = nearest - ((at_R @ overall) ** 2).sum()
         return out_N
 
+    def distance_together(self, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The same to rounding, and faster, where many images are measured at once: float64 [N]."""
+        projection, inside, overall, means = (
+            t.astype(np.float64) for t in (self.projection, self.inside, self.overall, self.means))
+        at_NR = features_ND.astype(np.float64) @ projection - self.offset
+        inside_NR = at_NR @ inside
+        nearest_N = ((means**2).sum(1) - 2 * inside_NR @ means.T).min(1) + (inside_NR**2).sum(1)
+        distance_N: NDArray[np.float64] = nearest_N - ((at_NR @ overall) ** 2).sum(1)
+        return distance_N
+
 
 def novelty(kind: NoveltyKind, known: Known | None, features_ND: NDArray[np.float32], logits_NK: NDArray[np.floating],
             ) -> NDArray[np.float64]:
-    """The novelty of N images, float64 [N]; the larger, the less like what the model knows.
-
-    ``softmax``: 1 less the best probability; ``energy``: minus the log of the summed exponentials of the logits.
-    """
+    """The novelty of N images, float64 [N]; the larger, the less like what the model knows."""
     if kind == "relative_mahalanobis":
         if known is None:
             raise DataError("this novelty is a distance from known images, and nothing is known of them")
         return known.distance(features_ND)
+    return unsureness(kind, logits_NK)
+
+
+def unsureness(kind: NoveltyKind, logits_NK: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The kinds of novelty that are of a head's answers, float64 [N].
+
+    ``softmax``: 1 less the best probability; ``energy``: minus the log of the summed exponentials of the logits.
+    """
     highest_N = logits_NK.max(1).astype(np.float64)
     others_N: NDArray[np.float64] = np.log(np.exp(logits_NK - highest_N[:, None]).sum(1))
     return -(highest_N + others_N) if kind == "energy" else 1 - np.exp(-others_N)

@@ -17,6 +17,10 @@ KINDS = (EngineKind("pytorch", "fp32"), EngineKind("openvino", "fp32"), EngineKi
          EngineKind("openvino", "bf16"), EngineKind("pytorch", "bf16"))
 REFERENCE = KINDS[0]
 
+#: Candidates for a bundled backbone on the processor, which does without PyTorch; the first is what the other is
+#: compared with.
+LIGHT_KINDS = tuple(kind for name in ("onnxruntime", "openvino") for kind in KINDS if kind.engine == name)
+
 
 @dataclass(frozen=True)
 class Pair:

@@ -1,12 +1,13 @@
-"""The engine where PyTorch is not installed: a bundled backbone through ONNX Runtime in fp32."""
+"""The bundled backbones on the processor do without PyTorch: faster to start, and in a fraction of the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from regraft.engines import processor
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError
-from regraft.networks.lite import LiteNetwork
+from regraft.networks.lite import LiteNetwork, is_lite
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 from regraft.settings import Device, EngineName
@@ -15,13 +16,16 @@ from regraft.settings import Device, EngineName
 _BATCH = 4
 
 
-def light_engine(network: LiteNetwork, readouts: Sequence[Readout], rules: Preprocessing, device: Device,
-                 wanted: EngineName = "auto") -> Engine:
-    """The engine of a network; raises MissingExtraError where another engine or device is wanted."""
+def does_without_torch(backbone: str, device: Device, wanted: EngineName = "auto") -> bool:
+    """Whether a pass of a network in its usual readouts needs no PyTorch, and nothing is asked for that does."""
+    on_processor = device == "cpu" or (device == "auto" and not processor.may_have_gpu())
+    return is_lite(backbone) and wanted != "pytorch" and on_processor
+
+
+def light_engine(network: LiteNetwork, readouts: Sequence[Readout], rules: Preprocessing, device: Device) -> Engine:
+    """The engine that answers single pictures; raises MissingExtraError where another device is wanted."""
     if device not in ("auto", "cpu"):
         raise MissingExtraError(f"device {device}", "train")
-    if wanted not in ("auto", "onnxruntime"):
-        raise MissingExtraError(f"the engine {wanted}", "train")
     from regraft.engines.onnxruntime import ONNXRuntimeEngine
 
-    return ONNXRuntimeEngine(network.onnx(readouts, rules), readouts, rules, _BATCH)
+    return ONNXRuntimeEngine(network.onnx(readouts, rules, _BATCH), readouts, rules, _BATCH)

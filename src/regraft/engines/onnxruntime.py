@@ -21,6 +21,14 @@ _ERRORS = 3
 onnxruntime.disable_telemetry_events()
 
 
+def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
+    """A graph, ready to be run on the processor, on the thread that asks for it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 class ONNXRuntimeEngine:
     """Runs a graph that :func:`regraft.engines.convert.convert` or a
     :class:`~regraft.networks.lite.LiteNetwork` wrote; see :class:`regraft.engines.contract.Engine`.
@@ -34,10 +42,7 @@ class ONNXRuntimeEngine:
         self.readouts = tuple(readouts)
         self.concurrent = cores()
         self._size = rules.size
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(graph)
         [self._pixels] = (given.name for given in self._session.get_inputs())
 
     def run(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:

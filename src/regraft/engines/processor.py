@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import platform
+import sys
 from pathlib import Path
 
 #: Words of /proc/cpuinfo that decide how fast a network runs, and what they stand for.
 _FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx512_vnni": "AVX-512 VNNI",
              "avx512_bf16": "AVX-512 BF16", "avx512_fp16": "AVX-512 FP16", "amx_bf16": "AMX BF16",
              "amx_int8": "AMX INT8", "asimd": "NEON", "bf16": "BF16", "sve": "SVE"}
+
+#: What a driver of NVIDIA's or AMD's makes on Linux, and what WSL has.
+_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 #: Those in which a product of bf16 numbers is one instruction.
 _BF16 = {"AVX-512 BF16", "AMX BF16", "BF16"}
@@ -35,6 +40,15 @@ def features() -> tuple[str, ...]:
 def has_bf16() -> bool:
     """Whether it is known to multiply bf16 numbers itself."""
     return bool(_BF16 & set(features()))
+
+
+def may_have_gpu() -> bool:
+    """Whether there may be a GPU that PyTorch could use: whether there is one, only PyTorch can tell."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    if sys.platform == "win32":
+        return ctypes.util.find_library("nvcuda") is not None
+    return any(Path(device).exists() for device in _GPUS)
 
 
 def memory_bytes() -> int | None:

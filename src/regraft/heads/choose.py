@@ -15,8 +15,8 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
-from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_at, fit_head, nearest_mean
-from regraft.heads.solver import fit_path, softmax
+from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head, nearest_mean
+from regraft.heads.solver import ROUGH, TOLERANCE, fit_path, softmax
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
 #: L2 strengths, strong to weak.
@@ -34,10 +34,13 @@ _LEAST_HELD = 8
 #: The strength where nothing can be held out to choose it.
 _UNMEASURED_STRENGTH = 1e-4
 
-#: Candidates that go from the first round (one strength, at most two divisions) into the second.
+#: Candidates that go from the first round (one strength, one division, so many training rows) into the second.
 _FINALISTS = 3
 _FIRST_STRENGTH = 1e-5
-_FIRST_DIVISIONS = 2
+_FIRST_ROWS = 640
+
+#: Divisions until so many images are held out: a choice gains nothing from more.
+_JUDGED = 800
 
 #: Share of a fold's training rows on which its head is chosen.
 _INNER_SHARE = 0.25
@@ -99,12 +102,12 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
-           names: Sequence[str], finalists: int = _FINALISTS, only: tuple[str, ...] = ()) -> Choice:
+           names: Sequence[str], finalists: int = _FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Choice:
     """The head with the lowest held-out log-loss over the divisions.
 
-    Two rounds: every candidate at one strength on at most two divisions, then the best few over the whole path
-    of strengths on all of them. With hardly an image held out, a fixed head that does well with a
-    handful of images. With ``only``, heads on exactly these readouts.
+    Two rounds: every candidate at one strength on a part of the images, then the best few over the whole path of
+    strengths. With hardly an image held out, a fixed head that does well with a handful of images. With ``only``,
+    heads on exactly these readouts. ``seed`` draws the part.
     """
     offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
     if sum(len(held) for _, held in divisions) < _LEAST_HELD:
@@ -112,8 +115,9 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
         return Choice(fixed, "experience with other sets: there are too few images to measure it")
     few = _is_few(y_N, divisions, classes)
     score = functools.partial(_score, blocks, y_N, classes)
-    first = in_threads(lambda c: score(divisions[:_FIRST_DIVISIONS], c, _first_strengths(c)),
+    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c)),
                        offered or candidates(names, few))
+    divisions = judged(divisions)
     ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
     best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))
     if not few:  # of a handful of images one round says nothing, and trying everything is cheap
@@ -126,6 +130,20 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     more = in_threads(lambda d: score([d], _candidate(best), refined), divisions)
     tried = sorted([*tried, *_pooled(more, divisions)], key=_rank)
     return Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+
+
+def _screened(divisions: Sequence[Division], seed: int) -> list[Division]:
+    """What the first round looks at: of few images all divisions, of many a part of one."""
+    train, held = divisions[0]
+    if len(train) <= _FIRST_ROWS:
+        return list(divisions[:2])
+    return [(np.sort(np.random.default_rng(seed).choice(train, _FIRST_ROWS, replace=False)), held)]
+
+
+def judged(divisions: Sequence[Division]) -> Sequence[Division]:
+    """As many divisions as hold out enough images to choose by."""
+    so_far = np.cumsum([len(held) for _, held in divisions])
+    return divisions[:int(np.searchsorted(so_far, _JUDGED)) + 1]
 
 
 def _unmeasured(names: Sequence[str]) -> HeadSettings:
@@ -242,12 +260,13 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
         standard.apply_in_place(rows)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
     losses = []
-    for fit in fit_path(X_ND, y_N, classes, strengths):
+    tried = list(fit_path(X_ND, y_N, classes, strengths))
+    for fit in tried:
         P = softmax(held_MD @ fit.V_RK + fit.b_K)
         losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], FLOOR)).mean())
-    best = strengths[int(np.argmin(losses))]
-    fit = fit_at(X_ND, y_N, classes, best)
-    return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=best))
+    best = int(np.argmin(losses))
+    [fit] = fit_path(X_ND, y_N, classes, strengths[best:best + 1], TOLERANCE, tried[best])
+    return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=fit.strength))
 
 
 def divide(y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, number: int, seed: int) -> list[Division]:
@@ -272,8 +291,9 @@ def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.
         rows = np.arange(len(train))
         of_train = {name: block[train] for name, block in blocks.items()}
         divisions = [(rows[~inner], rows[inner])] if inner.any() else []
-        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, 1, only).chosen
-        head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen)
+        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, 1, only,
+                        inner_seed).chosen
+        head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen, ROUGH)
         found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
         done()
         return held, found

@@ -120,22 +120,24 @@ class LinearHead:
         return softmax(self.logits(features_ND)).astype(np.float64, copy=False)
 
 
-def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: HeadSettings) -> LinearHead:
+def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: HeadSettings,
+             tolerance: float = TOLERANCE) -> LinearHead:
     """Fit a head of the given settings on all rows of the blocks."""
     standard = Standardisation.of(blocks, settings.readouts, settings.weighting)
     Z_ND = standard.apply(blocks, settings.readouts, slice(None))
     if settings.kind == "nearest_mean":
         V_DK, b_K = nearest_mean(Z_ND, y_N, classes)
         return standard.fold(V_DK * settings.strength, b_K * settings.strength, settings)
-    fit = fit_at(Z_ND, y_N, classes, settings.strength)
+    fit = fit_at(Z_ND, y_N, classes, settings.strength, tolerance)
     return standard.fold(fit.V_RK, fit.b_K, settings)
 
 
-def fit_at(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int, strength: float) -> Fit:
+def fit_at(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int, strength: float,
+           tolerance: float = TOLERANCE) -> Fit:
     """The optimum at one strength, on standardised rows."""
     # From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there.
     path = [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * strength] + [strength]
-    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=TOLERANCE)
+    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=tolerance)
     return fit
 
 

@@ -65,10 +65,11 @@ def softmax(logits_NK: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Sequence[float],
-             last_tolerance: float = ROUGH) -> Iterator[Fit]:
+             last_tolerance: float = ROUGH, start: Fit | None = None) -> Iterator[Fit]:
     """Fits at each strength in the given order (strong to weak is fastest), each started from the one before.
 
-    All are rough but the last one, which is brought to ``last_tolerance``.
+    All are rough but the last one, which is brought to ``last_tolerance``. The first is started from ``start``, a fit
+    of the same rows, where there is one.
 
     ``Z_NR`` should be centred and have a mean squared row length near 1.
     """
@@ -77,6 +78,8 @@ def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Seque
     X_PK = np.zeros((space.size + 1, classes), np.float32)
     # A class without rows has no best bias; half a row is as good as any.
     X_PK[-1] = np.log(np.maximum(counts, 0.5) / len(y_N))
+    if start is not None:
+        X_PK[:-1], X_PK[-1] = space.coefficients(start.V_RK), start.b_K
     for number, strength in enumerate(strengths, start=1):
         tolerance = last_tolerance if number == len(strengths) else ROUGH
         X_PK, steps = _optimum(space, y_N, X_PK, strength, tolerance)
@@ -87,13 +90,13 @@ def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Seque
 class _Space:
     """The coordinates a fit runs in: rows C [N, P], their Gram matrix ``C^T C / N``, and the way back.
 
-    Coefficients and gradients are [P + 1, K], the last row being the bias. ``back`` [R, P] turns weights on
-    coordinates into weights on the given columns; None where they are the same.
+    Coefficients and gradients are [P + 1, K], the last row being the bias. ``back``, [N, R] and [N, P], are the given
+    rows and what turns weights on coordinates into weights on them; None where columns and coordinates are the same.
     """
 
     C_NP: Array
     gram_PP: Array
-    back_RP: Array | None
+    back: tuple[Array, Array] | None
 
     @property
     def size(self) -> int:
@@ -113,9 +116,20 @@ class _Space:
         inverse = _inverse(self.gram_PP * curvature, strength)
         return lambda g_PK: np.concatenate([inverse @ g_PK[:-1], g_PK[-1:] / curvature])
 
+    def coefficients(self, V_RK: Array) -> Array:
+        """Coefficients without the bias of weights [R, K] that :meth:`weights` gave."""
+        if self.back is None:
+            return V_RK
+        rows_NR, root_NP = self.back
+        coefficients: Array = root_NP @ (rows_NR @ V_RK)
+        return coefficients
+
     def weights(self, V_PK: Array) -> Array:
         """Weights [R, K] of the coefficients without the bias."""
-        weights: Array = V_PK.copy() if self.back_RP is None else self.back_RP @ V_PK
+        if self.back is None:
+            return V_PK.copy()
+        rows_NR, root_NP = self.back
+        weights: Array = rows_NR.T @ (root_NP.T @ V_PK)
         return weights
 
 
@@ -127,7 +141,7 @@ def _space(Z_NR: Array) -> _Space:
     # A Gram matrix of centred rows has no full rank; in float32 its factor needs this much to stand on.
     root = _ridged_inverse_root(gram_NN, _RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
     C_NN: Array = np.tril(gram_NN @ root.T).astype(np.float32, copy=False)
-    return _Space(C_NN, (C_NN.T @ C_NN) / np.float32(n), Z_NR.T @ root.T)
+    return _Space(C_NN, (C_NN.T @ C_NN) / np.float32(n), (Z_NR, root))
 
 
 def _inverse(H_PP: Array, strength: float) -> Array:

@@ -47,6 +47,11 @@ class Network:
         """The module's tensors."""
         return dict(self.module.state_dict())
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that could be trained."""
+        return sum(int(tensor.numel()) for tensor in self.module.parameters())
+
 
 def load_backbone(name: str, weights: Path | None = None, size: int | None = None, random: int | None = None,
                   ) -> Network:

@@ -72,6 +72,10 @@ _TOP = _Layer("conv_head", "bn2", active=True)
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
+#: Layers of blocks of stages.
+_Stages = Sequence[Sequence[Sequence[_Layer]]]
+
+
 def _stages(kind: _Kind) -> Iterator[list[list[_Layer]]]:
     """Blocks of each stage, each a list of layers."""
     for stage, (count, kernel, stride) in enumerate(_STAGES):
@@ -121,6 +125,11 @@ class LiteNetwork:
         """The tensors by name."""
         return dict(self._state)
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that could be trained."""
+        return sum(tensor.size for name, tensor in self._state.items() if ".running_" not in name)
+
     @cached_property
     def digest(self) -> str:
         """What names the weights, the same as with PyTorch."""
@@ -139,28 +148,62 @@ class LiteNetwork:
                   for i, (node, dim) in enumerate(zip(nodes, widths, strict=True), 1)),
                 Readout("last", "classifier:input", "none", width), Readout("logits", "", "none", classes))
 
-    def onnx(self, readouts: Sequence[Readout], rules: Preprocessing) -> bytes:
-        """The graph from pixels, uint8 [N, S, S, 3], to the joined readouts, float32 [N, D]."""
-        return _Graph(self._state, rules).written(list(_stages(self._kind)), [readout.name for readout in readouts])
+    def onnx(self, readouts: Sequence[Readout], rules: Preprocessing, batch: int) -> bytes:
+        """The graph from pixels, uint8 [B, S, S, 3], to the joined readouts, float32 [B, D]."""
+        return _Graph(self._state, rules, batch).features(list(_stages(self._kind)), [one.name for one in readouts])
+
+    def onnx_maps(self, rules: Preprocessing) -> bytes:
+        """The graph from the pixels of one picture, uint8 [1, S, S, 3], to what the readouts are means of.
+
+        One map a readout but the logits, under its name, float32 [1, C, H, W].
+        """
+        return _Graph(self._state, rules, 1).maps(list(_stages(self._kind)))
+
+    @property
+    def classifier(self) -> NDArray[np.float32]:
+        """Weights of the network's own classifier, from the last layer to the logits: float32 [K, D]."""
+        return self._state[_CLASSIFIER[0]]
+
+
+def is_lite(name: str) -> bool:
+    """Whether a backbone is one of these."""
+    return name in _KINDS
 
 
 class _Graph:
     """Nodes and numbers of one graph, as they are added; each step returns the name of what it makes."""
 
-    def __init__(self, state: State, rules: Preprocessing) -> None:
+    def __init__(self, state: State, rules: Preprocessing, batch: int) -> None:
         import onnx
 
         self._onnx = onnx
         self._state = state
         self._rules = rules
+        self._batch = batch
         self._size = rules.size  # of the side, after the layers so far
         self._nodes: list[Any] = []
         self._numbers: dict[str, Any] = {}
 
-    def written(self, stages: Sequence[Sequence[Sequence[_Layer]]], readouts: Sequence[str]) -> bytes:
+    def features(self, stages: _Stages, readouts: Sequence[str]) -> bytes:
         """The whole graph with the readouts of these names joined."""
+        pooled = {name: self._pool(x) for name, x in self._maps(stages).items()}
+        weights = [self._number(name, self._state[name]) for name in _CLASSIFIER]
+        pooled["logits"] = self._node("Gemm", [pooled["last"], *weights], transB=1)
+        self._nodes.append(self._onnx.helper.make_node(
+            "Concat", [pooled[name] for name in readouts], ["features"], axis=1))
+        return self._serialised(["features"], 2)
+
+    def maps(self, stages: _Stages) -> bytes:
+        """The whole graph with each map as an output."""
+        maps = self._maps(stages)
+        for name, x in maps.items():
+            self._nodes.append(self._onnx.helper.make_node("Identity", [x], [name]))
+        return self._serialised(list(maps), 4)
+
+    def _maps(self, stages: _Stages) -> dict[str, str]:
+        """The map that each readout is the mean of."""
         x = self._layer(_STEM, self._normalised())
-        pooled = {"stage1": self._pool(x)}
+        maps = {"stage1": x}
         for number, blocks in enumerate(stages, 2):
             for i, block in enumerate(blocks):
                 before = x
@@ -168,13 +211,9 @@ class _Graph:
                     x = self._layer(layer, x)
                 if i:  # the same shape goes in and comes out
                     x = self._node("Add", [before, x])
-            pooled[f"stage{number}"] = self._pool(x)
-        pooled["last"] = self._pool(self._layer(_TOP, x))
-        weights = [self._number(name, self._state[name]) for name in _CLASSIFIER]
-        pooled["logits"] = self._node("Gemm", [pooled["last"], *weights], transB=1)
-        self._nodes.append(self._onnx.helper.make_node(
-            "Concat", [pooled[name] for name in readouts], ["features"], axis=1))
-        return self._serialised()
+            maps[f"stage{number}"] = x
+        maps["last"] = self._layer(_TOP, x)
+        return maps
 
     def _normalised(self) -> str:
         """Pixels as the network sees them, [N, 3, S, S]."""
@@ -211,11 +250,14 @@ class _Graph:
         self._numbers.setdefault(name, self._onnx.numpy_helper.from_array(values, name))
         return name
 
-    def _serialised(self) -> bytes:
+    def _serialised(self, outputs: Sequence[str], dimensions: int) -> bytes:
         helper, kinds, size = self._onnx.helper, self._onnx.TensorProto, self._rules.size
+        rest = [None] * (dimensions - 1)
         graph = helper.make_graph(
-            self._nodes, "features", [helper.make_tensor_value_info(PIXELS, kinds.UINT8, ["N", size, size, 3])],
-            [helper.make_tensor_value_info("features", kinds.FLOAT, ["N", None])], list(self._numbers.values()))
+            self._nodes, "features",
+            [helper.make_tensor_value_info(PIXELS, kinds.UINT8, [self._batch, size, size, 3])],
+            [helper.make_tensor_value_info(name, kinds.FLOAT, [self._batch, *rest]) for name in outputs],
+            list(self._numbers.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
         data: bytes = model.SerializeToString(deterministic=True)
         return data

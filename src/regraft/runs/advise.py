@@ -33,7 +33,7 @@ from regraft.runs.folder import RunFolder
 from regraft.runs.planned import price
 from regraft.runs.rank import NOTHING_HELD, SCORED, Race, Runner, as_training
 from regraft.runs.steps import Job, settle, train_job
-from regraft.runs.train import blocks_of, divide, open_images, trim
+from regraft.runs.train import blocks_of, divide, network_and_rules, open_images, trim
 from regraft.settings import AdviseSettings, TrainSettings, seconds, size_in_bytes
 from regraft.strategy.advising import Measured, entropy, expected, reasons, recommended, scenario, wants_pilot
 from regraft.strategy.halving import growing_order
@@ -157,7 +157,9 @@ class _Ways:
         self._learn, self._held = len(index) - held, held
         self._graph: Graph | None = None
         try:
-            self._graph = Graph(runner.network.module, runner.rules.size, runner.network.readouts)
+            named = replace(settings, backbone=runner.name, weights=runner.weights)
+            network, _ = network_and_rules(named, index, "advising", layers=True)
+            self._graph = Graph(network.module, runner.rules.size, network.readouts)
         except BackboneError as error:
             self.untraced = str(error)
 

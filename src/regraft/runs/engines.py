@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from regraft.data.view import view0, view_key
 from regraft.engines import processor
-from regraft.engines.choose import KINDS, REFERENCE, Pair, missing, pairs, shortest
+from regraft.engines.choose import KINDS, LIGHT_KINDS, Pair, missing, pairs, shortest
 from regraft.engines.contract import ANSWER_PRECISION, Engine, engine_key
-from regraft.engines.light import light_engine
-from regraft.errors import BackboneError, DataError, ImageError, UsageError
+from regraft.errors import BackboneError, DataError, ImageError, MissingExtraError, UsageError
 from regraft.extraction.extract import known_features
 from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore
 from regraft.networks.lite import LiteNetwork
@@ -79,9 +78,6 @@ def engines_for(work: Work, index: ImageIndex, learns_N: NDArray[np.bool_], stor
 
     Often they are one. Raises UsageError where the ``wanted`` one can't run here.
     """
-    if isinstance(work.module, LiteNetwork):
-        engine = light_engine(work.module, work.readouts, work.rules, device, wanted)
-        return engine, engine
     engines = Engines(work, store, wanted, device, progress, lower=int(learns_N.sum()) >= LOWER_FROM)
     return engines.choose(index, learns_N)
 
@@ -110,18 +106,27 @@ class Engines:
 
     def __init__(self, work: Work, store: FeatureStore, wanted: EngineName, device: Device, progress: Progress,
                  lower: bool = False) -> None:
-        from regraft.engines.pytorch import choose_device
-
         self._work = work
         self._store = store
         self._progress = progress
         self._wanted_device = device
-        self._device = choose_device(device)
-        self.kinds = [kind for kind in candidates(wanted, self._device)
-                      if lower or kind.precision == ANSWER_PRECISION]
+        if self._is_light:
+            self._device, there = "cpu", light_candidates(wanted, device)
+        else:
+            from regraft.engines.pytorch import choose_device
+
+            self._device = choose_device(device)
+            there = candidates(wanted, self._device)
+        self.kinds = [kind for kind in there if lower or kind.precision == ANSWER_PRECISION]
+        self._reference = (LIGHT_KINDS if self._is_light else KINDS)[0]
         self._file = store.folder / ENGINES / f"{work.digest[:ENGINES_DIGITS]}-{self._id}.json"
         self._choice = _read(self._file) or EngineChoice(
             work.backbone, work.digest, work.rules.size, processor.name(), processor.cores(), versions())
+
+    @property
+    def _is_light(self) -> bool:
+        """Whether the network is one that does without PyTorch."""
+        return isinstance(self._work.module, LiteNetwork)
 
     @property
     def _graph(self) -> Path:
@@ -131,8 +136,9 @@ class Engines:
     def _id(self) -> str:
         """Of all that decides what is measured: network, readouts, rules, machine and versions."""
         work = self._work
-        decides = [work.digest, [readout.to_dict() for readout in work.readouts], work.rules.size, work.rules.mean,
-                   work.rules.std, self._device, processor.name(), processor.cores(), versions(), _BATCH]
+        decides = [work.digest, self._is_light, [readout.to_dict() for readout in work.readouts], work.rules.size,
+                   work.rules.mean, work.rules.std, self._device, processor.name(), processor.cores(), versions(),
+                   _BATCH]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     # -- the choice --------------------------------------------------------------------------------
@@ -171,7 +177,7 @@ class Engines:
         """The pair to take; measures what is worth it first."""
         best, fewest = shortest(self._pairs(), known, learns_N, lambda _, images: images)
         # What is asked for by name is measured in any case: it must agree.
-        if not fewest or self.kinds == [REFERENCE] or (fewest < _FEW and REFERENCE in self.kinds):
+        if not fewest or self.kinds == [self._reference] or (fewest < _FEW and self._reference in self.kinds):
             return best
         left = [kind for kind in self.kinds if self._choice.of(kind) is None]
         sample_NHWC = self._sample(index) if left else None
@@ -184,7 +190,7 @@ class Engines:
                 left = []
         best, _ = shortest(self._pairs(), known, learns_N, self._forecast)
         reason = (f"the others cost more to prepare than they save on {fewest:,} images" if left else
-                  "the shortest forecast of those that agree with PyTorch in fp32")
+                  f"the shortest forecast of those that agree with {self._reference}")
         self._write(replace(self._choice, learning=best.learning if learns_N.any() else self._choice.learning,
                             answers=best.answers, reason=reason))
         return best
@@ -195,8 +201,8 @@ class Engines:
         left = pairs([kind for kind, of in figures.items() if of is None or of.agrees])
         if not left:
             [reason, *_] = (of.reason for of in figures.values() if of is not None)
-            raise BackboneError(f"{self.kinds[0]} does not compute what PyTorch does for {self._work.backbone} "
-                                f"({reason}); leave --engine away")
+            raise BackboneError(f"{self.kinds[0]} does not compute what {self._reference} does for "
+                                f"{self._work.backbone} ({reason}); leave --engine away")
         return sorted(left, key=lambda pair: (pair.learning, pair.answers) != (self._choice.learning,
                                                                                 self._choice.answers))
 
@@ -216,22 +222,22 @@ class Engines:
 
     def _converting(self) -> float:
         """Seconds that writing the graph takes from now on."""
+        if self._converted or self._is_light:
+            return 0.0
         from regraft.engines.convert import forecast_seconds
 
-        if self._converted:
-            return 0.0
         return self._choice.converted_seconds or forecast_seconds(self._work.module)
 
     # -- candidates --------------------------------------------------------------------------------
 
     def _measure(self, kinds: Sequence[EngineKind], sample_NHWC: NDArray[np.uint8]) -> None:
-        """Measure candidates and compare them with PyTorch in fp32; one that fails is left out, and it is said."""
+        """Measure candidates and compare them with the reference; one that fails is left out, and it is said."""
         from regraft.engines.measure import compare, features_of, images_per_second
 
         self._progress.say("measuring " + ", ".join(map(str, kinds)))
-        reference = self.make(REFERENCE)
-        if list(kinds) == [REFERENCE]:
-            self._note(EngineFigures(REFERENCE, round(images_per_second(reference, sample_NHWC), 1), agrees=True))
+        reference = self.make(self._reference)
+        if list(kinds) == [self._reference]:
+            self._note(EngineFigures(self._reference, round(images_per_second(reference, sample_NHWC), 1), agrees=True))
             return
         reference_ND = features_of(reference, sample_NHWC)
         self._choice = replace(self._choice, images=len(sample_NHWC))
@@ -292,16 +298,23 @@ class Engines:
 
     def _convert(self) -> None:
         """Write the graph unless it is there as it was written."""
-        from regraft.engines.convert import convert
-
         if self._converted and _sha256(self._graph.read_bytes()) == self._choice.converted_sha256:
             return
-        self._progress.say(f"converting {self._work.backbone} for OpenVINO and ONNX Runtime")
         started = time.monotonic()
-        graph = convert(self._work.module, self._work.readouts, self._work.rules, _BATCH)
+        graph = self._written()
         write_whole(self._graph, graph)
         self._write(replace(self._choice, converted_seconds=round(time.monotonic() - started, 3),
                             converted_sha256=_sha256(graph)))
+
+    def _written(self) -> bytes:
+        """The graph, as the network writes it itself or as PyTorch's exporter does."""
+        work = self._work
+        if isinstance(work.module, LiteNetwork):
+            return work.module.onnx(work.readouts, work.rules, _BATCH)
+        from regraft.engines.convert import convert
+
+        self._progress.say(f"converting {work.backbone} for OpenVINO and ONNX Runtime")
+        return convert(work.module, work.readouts, work.rules, _BATCH)
 
     def _write(self, choice: EngineChoice) -> None:
         self._choice = choice
@@ -333,6 +346,18 @@ def candidates(wanted: EngineName, device: str) -> list[EngineKind]:
         why = (f"it runs on the processor, not on {device}; leave --device away" if device != "cpu" else
                f"it is not installed; type: pip install -U {wanted}")
         raise UsageError(f"engine: {wanted!r} is not to be had here, {why}")
+    return chosen
+
+
+def light_candidates(wanted: EngineName, device: Device) -> list[EngineKind]:
+    """What may run a bundled backbone without PyTorch; raises MissingExtraError where the wanted one can't."""
+    if device not in ("auto", "cpu"):
+        raise MissingExtraError(f"device {device}", "train")
+    there = [kind for kind in LIGHT_KINDS if importlib.util.find_spec(kind.engine) is not None
+             and (kind.precision == ANSWER_PRECISION or processor.has_bf16())]
+    chosen = [kind for kind in there if wanted in ("auto", kind.engine)]
+    if not chosen:
+        raise MissingExtraError(f"the engine {wanted}", "train")
     return chosen
 
 

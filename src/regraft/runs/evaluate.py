@@ -114,7 +114,8 @@ def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
     record = model.record
     index, split, y_N = _opened(settings, model.classes)
     rules = record.preprocessing
-    work = Work(record.backbone, model.network(), record.weights_digest, record.readouts, rules)
+    network = model.frozen(settings.device, settings.engine)
+    work = Work(record.backbone, network, record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
         engine = answer_engine(work, index, store, settings.engine, settings.device, progress)
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:

@@ -64,7 +64,7 @@ class _Export:
     def __init__(self, settings: FeaturesSettings, index: ImageIndex, progress: Progress) -> None:
         self._settings, self._index, self._progress = settings, index, progress
         self._labels = index.y_N
-        self.network, self._rules = network_and_rules(settings, index, "computing features")
+        self.network, self._rules = network_and_rules(settings, index, "computing features", layers=True)
         from regraft.networks.readouts import find_layer
 
         self.readout, self.shape = find_layer(

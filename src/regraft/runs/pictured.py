@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.attribution.class_maps import class_maps
 from regraft.data.thumbnails import SIDE, data_address, thumbnail
 from regraft.data.view import view0
 from regraft.errors import ImageError, MissingExtraError, RegraftError
 from regraft.extraction.ordered import ordered_map
-from regraft.model import load
+from regraft.heads.linear import LinearHead
+from regraft.model import Model, load
+from regraft.networks.lite import LiteNetwork
 from regraft.progress import Progress
 from regraft.records.page import Attribution, Pictures, RunPage
 from regraft.records.review import Answered
@@ -109,16 +112,24 @@ def _looked_at(run: RunPage) -> list[Answered]:
 
 def _attributions(run: RunPage, out: Path, images: Sequence[Answered], files: Mapping[int, Path],
                   ) -> Iterator[Attribution]:
-    try:
-        from regraft.attribution.gradcam import gradcam
-    except ImportError:
-        raise MissingExtraError("where the network looks", "train") from None
     model = load(out)
     rules = model.record.preprocessing
     pixels_BHWC = np.stack([view0(files[image.row], rules).pixels for image in images])
     classes_B = np.array([model.classes.index(image.answer) for image in images])
-    for image, pixels, heat in zip(images, pixels_BHWC, gradcam(model, pixels_BHWC, classes_B), strict=True):
+    for image, pixels, heat in zip(images, pixels_BHWC, _heat(model, pixels_BHWC, classes_B), strict=True):
         yield Attribution(image.row, image.answer, image.truth, data_address(_overlaid(pixels, heat)))
+
+
+def _heat(model: Model, pixels_BHWC: NDArray[np.uint8], classes_B: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What spoke for a class in each picture, float32 [B, H, W] from 0 to 1."""
+    network, head = model.frozen(), model.head
+    if isinstance(network, LiteNetwork) and isinstance(head, LinearHead):
+        return class_maps(network, model.record.preprocessing, head, pixels_BHWC, classes_B)
+    try:
+        from regraft.attribution.gradcam import gradcam
+    except ImportError:
+        raise MissingExtraError("where the network looks", "train") from None
+    return gradcam(model, pixels_BHWC, classes_B)
 
 
 def _overlaid(pixels_HWC: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> Image.Image:

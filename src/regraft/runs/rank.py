@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from regraft import metrics
 from regraft.data.splits import TEST
 from regraft.engines.contract import Engine
+from regraft.engines.measure import images_per_second
 from regraft.errors import DataError, OutputError, UsageError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore, Space
@@ -30,6 +31,7 @@ from regraft.records.ranking import Ranked, Ranking
 from regraft.records.results import Interval
 from regraft.report.cost import accuracy_against_cost
 from regraft.runs.drawing import draw
+from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import write_whole
 from regraft.runs.train import blocks_of, divide, network_and_rules, open_images, trim
 from regraft.settings import AdviseSettings, RankSettings, TrainSettings, seconds, size_in_bytes
@@ -41,9 +43,6 @@ SCORED = 2_000
 #: What to tell whose images leave nothing to measure on.
 NOTHING_HELD = ("nothing can be measured: no image can be held out, as each class has a single image or each group "
                 "holds a whole class; add images")
-
-#: Batches that a network's speed is measured on, after one to warm up.
-_TIMED = 5
 
 RECORD, PICTURE = "ranking.json", "ranking"
 
@@ -145,12 +144,7 @@ class Runner:
     @property
     def bytes(self) -> int:
         """Bytes of all its tensors."""
-        return sum(tensor.nbytes for tensor in self.network.module.state_dict().values())
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the network."""
-        return sum(int(tensor.numel()) for tensor in self.network.module.parameters())
+        return sum(tensor.nbytes for tensor in self.network.state().values())
 
 
 class Race:
@@ -170,13 +164,14 @@ class Race:
         network, rules = network_and_rules(settings, self._index, "measuring networks")
         for finding in network.findings:
             self._progress.say(str(finding))
-        from regraft.engines.pytorch import PyTorchEngine
-
-        engine = PyTorchEngine(network.module, network.readouts, rules, settings.device)
+        work = Work(network.name, network.module, network.digest, network.readouts, rules)
+        engine = answer_engine(work, self._index.take(self.order), self._store, settings.engine, settings.device,
+                               self._progress)
         space = self._spaces.enter_context(self._store.space(feature_key(rules, network.digest, engine)))
         weights = None if settings.weights is None else str(settings.weights)
+        pixels_BHWC = np.random.default_rng(0).integers(0, 256, (engine.batch, rules.size, rules.size, 3), np.uint8)
         return Runner(settings.backbone or network.name, weights, network, engine, rules, space,
-                      images_per_second(engine, rules))
+                      images_per_second(engine, pixels_BHWC))
 
     def run(self, runners: Sequence[Runner]) -> tuple[Recommended, tuple[int, ...]]:
         """All rounds: which network to take, and the images of each round."""
@@ -240,19 +235,8 @@ def _row(runner: Runner, winner: Runner) -> Ranked:
     behind = (0.0, 0.0, 0.0) if runner is winner else lead(together, found.probe.right)
     return Ranked(
         runner.name, runner.weights, Interval(*metrics.wilson(int(found.probe.right.sum()), n)), found.images, behind,
-        found.probe.settings.label, round(runner.images_per_second, 1), runner.parameters, runner.bytes,
+        found.probe.settings.label, round(runner.images_per_second, 1), runner.network.parameters, runner.bytes,
         round(found.log_me, 4), round(found.h_score, 4))
-
-
-def images_per_second(engine: Engine, rules: Preprocessing) -> float:
-    """How many images a second an engine takes, by the median of a few batches of random pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (engine.batch, rules.size, rules.size, 3), np.uint8)
-    seconds = []
-    for _ in range(1 + _TIMED):
-        started = time.perf_counter()
-        engine.run(pixels)
-        seconds.append(time.perf_counter() - started)
-    return engine.batch / float(np.median(seconds[1:]))
 
 
 def _write(out: Path, ranking: Ranking, progress: Progress) -> None:

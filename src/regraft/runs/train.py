@@ -21,6 +21,7 @@ from regraft.data import lists, splits
 from regraft.data.copies import numbered, same_files
 from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import ANSWER_PRECISION
+from regraft.engines.light import does_without_torch
 from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
 from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
@@ -249,17 +250,27 @@ def _learns(index: ImageIndex, folds: int | None) -> NDArray[np.bool_]:
 
 
 def network_and_rules(settings: TrainSettings | FeaturesSettings | InspectSettings, index: ImageIndex, what: str,
-                      ) -> tuple[Any, Preprocessing]:
-    """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``."""
-    try:
-        from regraft.networks.own import load_network
-    except ImportError:
-        network = _without_torch(settings, what)
-    else:
-        network = load_network(settings)
+                      layers: bool = False) -> tuple[Any, Preprocessing]:
+    """The backbone of the settings, and how it is to see the images; raises MissingExtraError, naming ``what``.
+
+    With ``layers`` a module of PyTorch's, which alone can be read anywhere.
+    """
+    network = _network(settings, what, layers)
     learn = np.flatnonzero(index.splits != splits.TEST)
     return network, preprocessing(settings, network.input,
                                   estimate_deep_range([index.file(int(row)) for row in learn]))
+
+
+def _network(settings: TrainSettings | FeaturesSettings | InspectSettings, what: str, layers: bool) -> Any:
+    own = settings.module is not None or settings.weights is not None
+    if not (own or layers) and does_without_torch(settings.backbone or DEFAULT_BACKBONE, settings.device,
+                                                  settings.engine):
+        return _without_torch(settings, what)
+    try:
+        from regraft.networks.own import load_network
+    except ImportError:
+        return _without_torch(settings, what)
+    return load_network(settings)
 
 
 def _without_torch(settings: TrainSettings | FeaturesSettings | InspectSettings, what: str) -> Any:
@@ -414,7 +425,7 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     divisions = choose.divide(y, groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
-    choice = choose.choose(blocks, y, classes, divisions, by, names, only=only)
+    choice = choose.choose(blocks, y, classes, divisions, by, names, only=only, seed=plan.seed)
     head = fit_head({n: blocks[n] for n in choice.chosen.readouts}, y, classes, choice.chosen)
     if not divisions:
         return head, choice, None
@@ -441,7 +452,7 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
     choice = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
-                           only=only)
+                           only=only, seed=plan.seed)
     chosen = choice.chosen
     if len(few) < len(learn):
         widths = {name: features.width(name) for name in chosen.readouts}
