@@ -32,11 +32,11 @@ from sklearn.preprocessing import StandardScaler
 import regraft
 from benchmarks.machine import RESULTS, conditions, footer
 from regraft.data.index import open_data
-from regraft.engines.pytorch import PyTorchEngine
 from regraft.extraction.extract import extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.model import load
 from regraft.progress import Deadline, Silent
+from regraft.runs.engines import Work, answer_engine
 
 _CS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _SHUFFLES = 20_000
@@ -87,13 +87,15 @@ def _splits(out: Path) -> dict[tuple[str, str], str]:
 def _features(source: dict[str, Any], out: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], list[Any]]:
     """Last-layer features of every image from the store, whether our model answers it rightly, and who it is."""
     model = load(out)
-    engine = PyTorchEngine(model.network(), model.record.readouts, model.record.preprocessing)
+    record = model.record
+    work = Work(record.backbone, model.frozen(), record.weights_digest, record.readouts, record.preprocessing)
     blocks, right, rows = [], [], []
-    with FeatureStore() as store, store.space(
-            feature_key(model.record.preprocessing, model.record.weights_digest, engine)) as space:
+    with FeatureStore() as store:
         for root, data in enumerate(d for d in (source["data"], source["test"]) if d is not None):
             index = open_data(data)
-            found = extract(index, space, engine, model.record.preprocessing, Silent(), Deadline(None), 0.1)
+            engine = answer_engine(work, index, store, "auto", "auto", Silent())
+            with store.space(feature_key(record.preprocessing, record.weights_digest, engine)) as space:
+                found = extract(index, space, engine, record.preprocessing, Silent(), Deadline(None), 0.1)
             everything = np.arange(len(found.rows))
             P = model.head.probabilities(found.read(everything, model.record.head.readouts))
             labels = [index.labels(int(row))[0] for row in found.rows]

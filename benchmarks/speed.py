@@ -1,10 +1,11 @@
 """Seconds from process start to a saved model and its test accuracy, against others, on the same files and weights.
 
-    python -m benchmarks.speed --data FOLDER [--sets cats_dogs,clothing] [--repeats 3] [--peers PYTHON]
+    python -m benchmarks.speed --data FOLDER [--sets A,A+B] [--repeats 3] [--peers PYTHON]
 
-FOLDER holds image sets; of each, the images of ``test`` are the test (else those of ``validation``, else a fifth), the
-others are learned from. The contestants (``benchmarks/contestants``) take turns, each in a process of its own.
+FOLDER holds image sets; A+B joins two. Of each, the images of ``test`` are the test (else those of ``validation``, else
+a fifth), the others are learned from. The contestants (``benchmarks/contestants``) take turns, each in a process of its own.
 ``--peers`` names the Python of an environment with fastai, as ``make peers`` makes one; without it fastai is left out.
+fastai takes many minutes and runs in the first round only, unless ``--peer-repeats`` says otherwise.
 
 Regraft starts each time with features of another set in its store, so that it has run on the machine before; its very
 first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,17 @@ from regraft.data.index import open_data
 _ROOT = Path(__file__).parent.parent
 
 
-def write_table(folder: Path, target: Path) -> Path:
-    """Path, label and split of every image of a set."""
+def write_table(folders: list[Path], target: Path) -> Path:
+    """Path, label and split of every image of some sets."""
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for folder in folders:
+            writer.writerows(_rows(folder))
+    return target
+
+
+def _rows(folder: Path) -> Iterator[tuple[Path, str, str]]:
     index = open_data(str(folder))
     names = [path.parts[0] for path in map(Path, index.paths)]
     held = next((name for name in ("test", "validation", "val") if name in names), None)
@@ -43,12 +54,8 @@ def write_table(folder: Path, target: Path) -> Path:
         test = np.random.default_rng(0).permutation(len(names)) < len(names) / 5
     else:
         test = np.array([name == held for name in names])
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split"])
-        writer.writerows((folder / index.paths[row], index.labels(row)[0], "test" if test[row] else "train")
-                         for row in range(len(names)))
-    return target
+    for row in range(len(names)):
+        yield folder / index.paths[row], index.labels(row)[0], "test" if test[row] else "train"
 
 
 def anonymous_mib(process: psutil.Process) -> float:
@@ -83,7 +90,8 @@ def run(python: str, contestant: str, table: Path, scratch: Path, store: Path | 
     return {"seconds": seconds, "accuracy": json.loads(printed.splitlines()[-1])["accuracy"], "peak_mib": peak}
 
 
-def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | None) -> list[dict[str, Any]]:
+def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | None, peer_repeats: int,
+            ) -> list[dict[str, Any]]:
     """Every contestant in turn, so many times."""
     rows: list[dict[str, Any]] = []
 
@@ -91,7 +99,7 @@ def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | N
         rows.append({"contestant": name, **found})
         print(json.dumps(rows[-1]), flush=True)
 
-    for _ in range(repeats):
+    for turn in range(repeats):
         for name, start in (("Regraft", warm), ("Regraft, first run ever", None)):
             store = Path(tempfile.mkdtemp(dir=scratch)) / "store"
             if start is not None:
@@ -99,7 +107,7 @@ def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | N
             note(name, run(sys.executable, "regraft_features", table, scratch, store))
             shutil.rmtree(store.parent)
         note("PyTorch + scikit-learn", run(sys.executable, "plain_probe", table, scratch, None))
-        if peers is not None:
+        if peers is not None and turn < peer_repeats:
             note("fastai fine_tune(4)", run(peers, "fastai_fine_tune", table, scratch, None))
     return rows
 
@@ -133,19 +141,23 @@ def main() -> None:
     """Run the contest and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", default="cats_dogs,clothing")
+    parser.add_argument("--sets", default="clothing,clothing+flowers102+hymenoptera")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", default=None)
+    parser.add_argument("--peer-repeats", type=int, default=1)
     arguments = parser.parse_args()
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
+        sets = [one.split("+") for one in arguments.sets.split(",")]
         other = next(folder for folder in sorted(arguments.data.iterdir())
-                     if folder.is_dir() and folder.name not in arguments.sets.split(","))
-        run(sys.executable, "regraft_features", write_table(other, scratch / "other.csv"), scratch, scratch / "warm")
-        for set_name in arguments.sets.split(","):
-            table = write_table(arguments.data / set_name, scratch / f"{set_name}.csv")
-            rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers)
+                     if folder.is_dir() and not any(folder.name in parts for parts in sets))
+        run(sys.executable, "regraft_features", write_table([other], scratch / "other.csv"), scratch, scratch / "warm")
+        for parts in sets:
+            set_name = " + ".join(parts)
+            table = write_table([arguments.data / part for part in parts], scratch / "table.csv")
+            rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
+                           arguments.peer_repeats)
             found += summarise(set_name, rows)
     about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
                        + (" --peers PYTHON" if arguments.peers else ""))

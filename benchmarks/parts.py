@@ -1,0 +1,297 @@
+"""What the parts of a training cost: the pass, large photographs, precision, the head, starting, a second fit.
+
+    python -m benchmarks.parts --data FOLDER [--only pass,photos,precision,head,start,refit]
+
+FOLDER holds image sets. Each part is measured against what it is to be compared with in the same run, taking turns,
+and the medians are told. Writes ``results/parts.json`` and ``parts.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import regraft
+from benchmarks.machine import RESULTS, conditions, footer
+from benchmarks.memory import write_images
+from regraft.data.index import open_data
+from regraft.data.view import view0
+from regraft.engines.processor import cores
+from regraft.extraction.extract import Features, extract, feature_key
+from regraft.extraction.store import FeatureStore
+from regraft.heads.choose import divide
+from regraft.heads.linear import fit_head
+from regraft.heads.solver import TOLERANCE, fit_path, softmax
+from regraft.networks.lite import load_lite
+from regraft.progress import Deadline, Silent
+from regraft.records.heads import HeadSettings
+from regraft.records.images import ImageIndex
+from regraft.runs.engines import Engines, Work, answer_engine
+from regraft.runs.train import preprocessing
+from regraft.settings import TrainSettings
+
+#: (part, what, figure)
+Row = tuple[str, str, str]
+
+_REPEATS = 3
+
+
+def medians(*timed: Callable[[], float], repeats: int = _REPEATS) -> list[float]:
+    """Each in turn, so many times: the medians of what they return."""
+    rounds = [[one() for one in timed] for _ in range(repeats)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+def seconds(done: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    done()
+    return time.perf_counter() - started
+
+
+def _work() -> Work:
+    network = load_lite("efficientnet_lite0", "measuring")
+    rules = preprocessing(TrainSettings("."), network.input, None)
+    return Work(network.name, network.module, network.digest, network.readouts, rules)
+
+
+def _plain_loop(files: Sequence[Path], workers: int) -> None:
+    """What one writes: a DataLoader, PyTorch in fp32 and its default memory format, the last layer's features."""
+    import torch
+
+    from benchmarks.contestants.network import Pictures, lite0, pixels
+
+    network = lite0().eval()
+    network.reset_classifier(0)
+    loader = torch.utils.data.DataLoader(Pictures([(str(file), "") for file in files], [""], pixels()), batch_size=32,
+                                         num_workers=workers)
+    with torch.inference_mode():
+        for x, _ in loader:
+            network(x)
+
+
+def _pass(index: ImageIndex, work: Work, scratch: Path, precision: str) -> float:
+    """Seconds of Regraft's pass with an empty store, the engine known."""
+    shutil.rmtree(scratch / "fresh", ignore_errors=True)
+    with FeatureStore(scratch / "fresh") as store:
+        engines = Engines(work, store, "auto", "auto", Silent(), lower=precision == "bf16")
+        if precision == "bf16":
+            engine = engines.make(next(kind for kind in engines.kinds if kind.precision == "bf16"))
+        else:
+            (scratch / "fresh").mkdir(exist_ok=True)
+            shutil.copytree(scratch / "known" / "engines", scratch / "fresh" / "engines", dirs_exist_ok=True)
+            engine = answer_engine(work, index, store, "auto", "auto", Silent())
+        with store.space(feature_key(work.rules, work.digest, engine)) as space:
+            return seconds(lambda: extract(index, space, engine, work.rules, Silent(), Deadline(None), 0.1))
+
+
+def images_to_features(data: Path, scratch: Path) -> list[Row]:
+    """Images a second from JPEG to features, against the plain loop and against what the cores allow."""
+    return [row for name in ("cats_dogs", "clothing") for row in _pass_of(data / name, scratch)]
+
+
+def _pass_of(folder: Path, scratch: Path) -> list[Row]:
+    work, index = _work(), open_data(folder)
+    files = [Path(index.file(row)) for row in range(len(index))]
+    with FeatureStore(scratch / "known") as store:
+        engine = answer_engine(work, index, store, "auto", "auto", Silent())
+    some = files[:200]
+    best = min(range(3), key=lambda workers: seconds(lambda: _plain_loop(some, workers)))
+    plain, ours, lower = medians(lambda: seconds(lambda: _plain_loop(files, best)),
+                                 lambda: _pass(index, work, scratch, "fp32"),
+                                 lambda: _pass(index, work, scratch, "bf16"))
+    pixels = [view0(file, work.rules).pixels for file in some]
+    decode = seconds(lambda: [view0(file, work.rules) for file in some]) / len(some)
+    batches = [np.stack(pixels[at:at + engine.batch]) for at in range(0, len(pixels), engine.batch)]
+    forward = seconds(lambda: [engine.run(batch) for batch in batches]) / len(some)
+    bound, n = cores() / (decode + forward), len(index)
+    return [("pass", f"{folder.name}, {n:,} images, plain PyTorch loop, {best} workers", f"{n / plain:.0f} images/s"),
+            ("pass", f"{folder.name}, Regraft, {engine.key}", f"{n / ours:.0f} images/s, {plain / ours:.2f} of the "
+             f"loop, {n / ours / bound:.2f} of the bound of {bound:.0f}"),
+            ("pass", f"{folder.name}, Regraft, bf16", f"{n / lower:.0f} images/s, {plain / lower:.2f} of the loop")]
+
+
+def large_photographs(data: Path, scratch: Path) -> list[Row]:
+    """Photographs of twelve megapixels: images a second against a full decode, and whether models agree."""
+    folder = scratch / "large"
+    index = open_data(data / "cats_dogs")
+    taken = index.take(np.sort(np.random.default_rng(0).permutation(len(index))[:160]))
+    for row in range(len(taken)):
+        target = folder / taken.labels(row)[0] / f"{row:04d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(taken.file(row)) as image:
+            image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(target, quality=90)
+    work = _work()
+    files = sorted(folder.rglob("*.jpg"))[:40]
+    rules = work.rules
+    short = round(rules.size / rules.crop_fraction)
+
+    def fully(file: Path) -> NDArray[np.uint8]:
+        with Image.open(file) as image:
+            width, height = image.size
+            scale = short / min(width, height)
+            size = (round(width * scale), round(height * scale))
+            found = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            left, top = (size[0] - rules.size) // 2, (size[1] - rules.size) // 2
+            return np.asarray(found.crop((left, top, left + rules.size, top + rules.size)))
+
+    full, ours = medians(lambda: seconds(lambda: [fully(file) for file in files]),
+                         lambda: seconds(lambda: [view0(file, rules) for file in files]))
+    # The same pictures, decoded in full and saved without loss at the network's size, make the other model.
+    for file in folder.rglob("*.jpg"):
+        target = scratch / "small" / file.parent.name / f"{file.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(fully(file)).save(target)
+    answers = []
+    for name, crop in (("large", None), ("small", "squash")):
+        out = scratch / f"model-{name}"
+        regraft.train(scratch / name, out=out, no_test=True, report="none", quiet=True, store=scratch / "store",
+                      **({} if crop is None else {"fit": crop}))
+        answers.append([one.label for one in regraft.load(out).predict(sorted((scratch / name).rglob("*.*")))])
+    same = float(np.mean([a == b for a, b in zip(*answers, strict=True)]))
+    return [("photos", "12 megapixels, Pillow's full decode and resize, one core", f"{len(files) / full:.1f} images/s"),
+            ("photos", "12 megapixels, view 0, one core", f"{len(files) / ours:.1f} images/s, {full / ours:.2f} of it"),
+            ("photos", f"labels of the two models that agree, {len(answers[0])} images", f"{same:.1%}")]
+
+
+def _features(index: ImageIndex, work: Work, scratch: Path, precision: str) -> Features:
+    store = FeatureStore(scratch / "store").__enter__()
+    engines = Engines(work, store, "auto", "auto", Silent(), lower=True)
+    engine = engines.make(next(kind for kind in engines.kinds if kind.precision == precision))
+    space = store.space(feature_key(work.rules, work.digest, engine)).__enter__()
+    return extract(index, space, engine, work.rules, Silent(), Deadline(None), 0.1)
+
+
+def lower_precision(data: Path, scratch: Path) -> list[Row]:
+    """Heads learned in bf16 and in fp32, both asked about fp32 features of images that neither has seen."""
+    work, same, right, count = _work(), 0, np.zeros(2), 0
+    names = ("last", "stage7", "stage6", "stage5", "stage4", "logits")
+    for folder in sorted(path for path in data.iterdir() if path.is_dir()):
+        index = open_data(folder)
+        exact, lower = (_features(index, work, scratch, precision) for precision in ("fp32", "bf16"))
+        y_N = index.y_N[exact.rows]
+        [(learn, held), *_] = divide(y_N, None, 3, 0)
+        settings = HeadSettings("logistic_regression", names, "equal", 1e-5)
+        answers = []
+        for features in (exact, lower):
+            blocks = {name: features.read(learn, [name]) for name in names}
+            head = fit_head(blocks, y_N[learn], len(index.classes), settings)
+            answers.append(head.logits(exact.read(held, names)).argmax(1))
+        same += int((answers[0] == answers[1]).sum())
+        right += [(answer == y_N[held]).sum() for answer in answers]
+        count += len(held)
+    change = (right[1] - right[0]) / count
+    return [("precision", f"learned in bf16 instead of fp32, {count:,} held-out images of all sets pooled",
+             f"accuracy {right[0] / count:.2%} to {right[1] / count:.2%} ({100 * change:+.2f} points), "
+             f"{same / count:.2%} of the labels agree")]
+
+
+def heads(_: Path, scratch: Path) -> list[Row]:
+    """The whole path of strengths against one fit of scikit-learn's, and the memory of a large one."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    y_N = rng.integers(0, 40, 5_000).astype(np.int32)
+    X_ND = (rng.normal(size=(5_000, 1280)) + rng.normal(size=(40, 1280))[y_N] * 0.25).astype(np.float32)
+    Z_ND = X_ND / np.sqrt(np.float32(1280))
+    strengths = (1e-3, 1e-4, 1e-5, 1e-6)
+
+    def path() -> None:
+        for fit in fit_path(Z_ND[:4_000], y_N[:4_000], 40, strengths, TOLERANCE):
+            softmax(Z_ND[4_000:] @ fit.V_RK + fit.b_K)
+
+    def theirs() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            LogisticRegression(C=1.0, tol=1e-4, max_iter=1_000).fit(X_ND[:4_000], y_N[:4_000])
+
+    ours, one = medians(lambda: seconds(path), lambda: seconds(theirs))
+    code = ("import numpy as np\nfrom regraft.heads.solver import fit_path\n"
+            "rng = np.random.default_rng(0)\ny = rng.integers(0, 100, 100_000).astype(np.int32)\n"
+            "Z = rng.normal(size=(100_000, 1280)).astype(np.float32) / np.float32(36)\n"
+            "list(fit_path(Z, y, 100, (1e-3, 1e-4, 1e-5)))\n")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    took = seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 2**20
+    return [("head", "4,000 x 1,280 x 40, scikit-learn once (C = 1, tol = 1e-4)", f"{one:.2f} s"),
+            ("head", "the same, Regraft, four strengths with their validation scores",
+             f"{ours:.2f} s, {ours / one:.2f} of it"),
+            ("head", "100,000 x 1,280 x 100, three strengths", f"{took:.0f} s, {peak:.2f} GiB at most")]
+
+
+def starting(data: Path, scratch: Path) -> list[Row]:
+    """Seconds from process start, against importing PyTorch and timm."""
+    out = scratch / "model"
+    regraft.train(data / "hymenoptera", out=out, report="none", quiet=True, store=scratch / "store")
+    regraft.export(out, quiet=True)
+    image = next((data / "hymenoptera").rglob("*.jpg"))
+    command = [sys.executable, "-m", "regraft.cli"]
+    commands = {"import torch, timm": [sys.executable, "-c", "import torch, timm"],
+                "regraft --help": [*command, "--help"],
+                "regraft predict MODEL, one image": [*command, "predict", str(out), str(image), "--quiet"],
+                "regraft predict model.onnx, one image":
+                    [*command, "predict", str(out / "model.onnx"), str(image), "--quiet"]}
+    found = medians(*(lambda command=command: seconds(  # type: ignore[misc]
+        lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for command in commands.values()),
+        repeats=5)
+    return [("start", name, f"{took:.2f} s") for name, took in zip(commands, found, strict=True)]
+
+
+def refit(_: Path, scratch: Path) -> list[Row]:
+    """A second training after a tenth of 10,000 images were moved to another class."""
+    images = write_images(scratch / "many", 10_000)
+    settings: dict[str, Any] = {"quiet": True, "store": scratch / "store", "report": "none"}
+    regraft.train(images, out=scratch / "first", **settings)
+    for file in sorted((images / "class0").iterdir()):
+        file.rename(images / "class1" / file.name)
+    for file in sorted((images / "class1").iterdir())[::2]:
+        file.rename(images / "class0" / file.name)
+    found: list[Any] = []
+    took = seconds(lambda: found.append(regraft.train(images, out=scratch / "second", **settings)))
+    assert found[0].features.computed == 0
+    return [("refit", "10,000 images in the store, a tenth relabelled: index, head and model, no forward pass",
+             f"{took:.1f} s")]
+
+
+PARTS: dict[str, Callable[[Path, Path], list[Row]]] = {
+    "pass": images_to_features, "photos": large_photographs, "precision": lower_precision, "head": heads,
+    "start": starting, "refit": refit}
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", default=",".join(PARTS))
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    for name in arguments.only.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += PARTS[name](arguments.data, Path(scratch))
+        print(*rows[-3:], sep="\n", flush=True)
+    about = conditions(f"python -m benchmarks.parts --data FOLDER --only {arguments.only}")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "parts.json").write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
+    lines = ["| part | what | figure |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    (RESULTS / "parts.md").write_text("\n".join([*lines, "", footer(about), ""]))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
