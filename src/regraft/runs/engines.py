@@ -353,7 +353,7 @@ def light_candidates(wanted: EngineName, device: Device) -> list[EngineKind]:
     """What may run a bundled backbone without PyTorch; raises MissingExtraError where the wanted one can't."""
     if device not in ("auto", "cpu"):
         raise MissingExtraError(f"device {device}", "train")
-    there = [kind for kind in LIGHT_KINDS if importlib.util.find_spec(kind.engine) is not None
+    there = [kind for kind in LIGHT_KINDS if _is_there(kind.engine)
              and (kind.precision == ANSWER_PRECISION or processor.has_bf16())]
     chosen = [kind for kind in there if wanted in ("auto", kind.engine)]
     if not chosen:
@@ -367,7 +367,14 @@ def needs(engine: str) -> tuple[str, ...]:
 
 
 def _is_installed(kind: EngineKind) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in needs(kind.engine))
+    return all(map(_is_there, needs(kind.engine)))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # it is there and can't be imported
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regraft.attribution.class_maps import class_maps
 from regraft.data.thumbnails import SIDE, data_address, thumbnail
 from regraft.data.view import view0
 from regraft.errors import ImageError, MissingExtraError, RegraftError
@@ -124,6 +123,8 @@ def _heat(model: Model, pixels_BHWC: NDArray[np.uint8], classes_B: NDArray[np.in
     """What spoke for a class in each picture, float32 [B, H, W] from 0 to 1."""
     network, head = model.frozen(), model.head
     if isinstance(network, LiteNetwork) and isinstance(head, LinearHead):
+        from regraft.attribution.class_maps import class_maps
+
         return class_maps(network, model.record.preprocessing, head, pixels_BHWC, classes_B)
     try:
         from regraft.attribution.gradcam import gradcam
