@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,10 +158,11 @@ def large_photographs(data: Path, scratch: Path) -> list[Row]:
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(fully(file)).save(target)
     answers = []
-    for name, crop in (("large", None), ("small", "squash")):
+    fits: dict[str, Literal["crop", "squash"]] = {"large": "crop", "small": "squash"}
+    for name, fit in fits.items():
         out = scratch / f"model-{name}"
-        regraft.train(scratch / name, out=out, no_test=True, report="none", quiet=True, store=scratch / "store",
-                      **({} if crop is None else {"fit": crop}))
+        regraft.train(scratch / name, out=out, fit=fit, no_test=True, report="none", quiet=True,
+                      store=scratch / "store")
         answers.append([one.label for one in regraft.load(out).predict(sorted((scratch / name).rglob("*.*")))])
     same = float(np.mean([a == b for a, b in zip(*answers, strict=True)]))
     return [("photos", "12 megapixels, Pillow's full decode and resize, one core", f"{len(files) / full:.1f} images/s"),
@@ -247,7 +248,7 @@ def starting(data: Path, scratch: Path) -> list[Row]:
                 "regraft predict MODEL, one image": [*command, "predict", str(out), str(image), "--quiet"],
                 "regraft predict model.onnx, one image":
                     [*command, "predict", str(out / "model.onnx"), str(image), "--quiet"]}
-    found = medians(*(lambda command=command: seconds(  # type: ignore[misc]
+    found = medians(*(lambda command=command: seconds(
         lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for command in commands.values()),
         repeats=5)
     return [("start", name, f"{took:.2f} s") for name, took in zip(commands, found, strict=True)]

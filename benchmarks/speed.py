@@ -3,7 +3,7 @@
     python -m benchmarks.speed --data FOLDER [--sets A,A+B] [--repeats 3] [--peers PYTHON]
 
 FOLDER holds image sets; A+B joins two. Of each, the images of ``test`` are the test (else those of ``validation``, else
-a fifth), the others are learned from. Contestants (``benchmarks/contestants``) take turns, each in a process of its own.
+a fifth), the others are learned from. The programs of ``benchmarks/contestants`` take turns, each in its own process.
 ``--peers`` names the Python of an environment with fastai, as ``make peers`` makes one; without it fastai is left out.
 fastai takes many minutes and runs in the first round only, unless ``--peer-repeats`` says otherwise.
 
