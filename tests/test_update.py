@@ -91,7 +91,7 @@ def test_a_tenth_more_images_make_the_model_anew(updated: UpdateResult, base: Pa
     assert (updated.training.features.computed, updated.training.features.reused) == (16, 160)
     assert updated.old_images == {"train": 128, "validation": 0, "test": 32}
     assert sum(updated.new_images.values()) == 16
-    assert updated.new_classes == updated.vanished_classes == updated.absent_classes == ()
+    assert (updated.new_classes, updated.vanished_classes, updated.absent_classes) == ((), (), ())
     assert updated.previous is not None
     assert contents(Path(updated.previous)) == contents(base)
     assert regraft.load(updated.model).digest != model_digest(base)
