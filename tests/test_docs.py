@@ -80,6 +80,7 @@ from regraft.records.results import (
 from regraft.records.runs import RunRow, Runs
 from regraft.records.serving import Served, ServeResult
 from regraft.records.training import Epoch
+from regraft.records.update import Drift, NewClass, UpdateResult
 from regraft.settings import Declared, declared
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "export": ExportResult, "report": ReportResult, "Agreement": Agreement, "serve": ServeResult, "Served": Served,
     "fetch": Fetched, "backbones": Backbones,
     "backbones NAME": BackboneDetail, "store": StoreUse, "demo": DemoResult, "Prediction": Prediction,
-    "compare": PairedComparison, "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
+    "compare": PairedComparison, "update": UpdateResult, "New class": NewClass, "Drift": Drift,
+    "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
     "Slice": Slice,
     "Epoch": Epoch,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,

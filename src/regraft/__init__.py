@@ -1,9 +1,9 @@
 """Regraft: transfer learning on images, measured and told straight.
 
 The doors are functions: :func:`train`, :func:`inspect`, :func:`rank`, :func:`advise`, :func:`evaluate`,
-:func:`predict`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`, :func:`store`, :func:`doctor`,
-:func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`, :func:`serve`, :func:`write_report`,
-:func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`predict`, :func:`compare`, :func:`update`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`,
+:func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`,
+:func:`serve`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
            "export", "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict", "rank",
-           "recipes", "serve", "store", "train", "write_report"]
+           "recipes", "serve", "store", "train", "update", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         serve,
         store,
         train,
+        update,
         write_report,
     )
     from regraft.training.hooks import Hooks

@@ -33,6 +33,7 @@ from regraft.settings import (
     SettingsSettings,
     StoreSettings,
     TrainSettings,
+    UpdateSettings,
     size_in_bytes,
     takes,
 )
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from regraft.records.runs import Runs
     from regraft.records.serving import ServeResult
     from regraft.records.training import Epoch, PhaseForecast
+    from regraft.records.update import UpdateResult
 
 
 def _progress(quiet: bool) -> Progress:
@@ -351,6 +353,31 @@ def compare(settings: CompareSettings) -> PairedComparison:
     images, or for unusable images.
     """
     from regraft.runs.pairing import compare as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(UpdateSettings)
+def update(settings: UpdateSettings) -> UpdateResult:
+    """Train a model anew with further images, and replace it where the new one is not worse.
+
+    Old test images stay test images; both models are compared on them and on the new ones. What is not promoted stays
+    in a folder of its own, and the model is not touched. The command then ends with exit code 3.
+
+    Raises
+    ------
+    ModelError
+        The model can't be used.
+    DataError
+        The images can't be used, or the old ones are not found.
+    UsageError
+        The model is of a kind that can't be updated, or nothing is new.
+    OutputError
+        ``out`` holds something else, or a folder can't be written.
+    TimeLimitError
+        The time limit was reached; what is computed is kept.
+    """
+    from regraft.runs.update import update as run
 
     return run(settings, _progress(settings.quiet))
 

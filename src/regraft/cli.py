@@ -37,7 +37,7 @@ app = typer.Typer(name="regraft", cls=_Commands, no_args_is_help=True, add_compl
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": api.train, "inspect": api.inspect, "rank": api.rank, "advise": api.advise,
-    "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare,
+    "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare, "update": api.update,
     "runs": api.list_runs, "features": api.features,
     "export": api.export, "report": api.write_report, "serve": api.serve,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
@@ -67,8 +67,8 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
             Lines().say("stopped; what was computed so far is kept, and the same command goes on from there")
             raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)) from None
         _print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if json_document else repr(result))
-        if getattr(result, "errors", ()):
-            raise typer.Exit(1)
+        if code := getattr(result, "exit_code", 1 if getattr(result, "errors", ()) else 0):
+            raise typer.Exit(code)
 
     flag = typer.Option("--json", help="Print one JSON document on standard output.")
     parameters = [*map(_parameter, settings), inspect.Parameter(
@@ -124,7 +124,7 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit code 0, 1 (failed) or 2 (the call is wrong), 130 and 143 when told to stop."""
+    """Run a command; exit code 0, 1 (failed), 2 (the call is wrong), 3 (not promoted), 130 and 143 (told to stop)."""
     # Pillow warns of oddities in single files; what matters of them is counted and listed.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _terminate)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from regraft import manifest
 from regraft.answering import Answerer, named_sources
 from regraft.decisions.answering import predictions
-from regraft.decisions.novelty import Known
+from regraft.decisions.novelty import Known, novelty
 from regraft.engines.light import does_without_torch, light_engine
 from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
@@ -167,6 +167,16 @@ class Model:
         about = self._about
         return predictions(names, features_ND, self.head.logits(features_ND), about.classes, about.unknown, self.known,
                            about.decision)
+
+    def unlike(self, features_ND: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+        """Which of N images are unlike what the model knows, bool [N], given what :meth:`answer` takes.
+
+        None where the model has no measure of it.
+        """
+        unknown = self._about.unknown
+        if unknown is None:
+            return None
+        return novelty(unknown.kind, self.known, features_ND, self.head.logits(features_ND)) > unknown.threshold
 
     @property
     def _about(self) -> ModelRecord | HeadRecord:

@@ -189,6 +189,11 @@ TestShare = Annotated[float, Setting(
 ValidationShare = Annotated[float, Setting(
     "Share of the rest split off as validation where the data has none.", gt=0, lt=1)]
 NoTest = Annotated[bool, Setting("Split off no test images; they serve for learning too.")]
+Workers = Annotated[int | None, Setting(
+    "Threads that read pictures; by default one a core, 0 for none. It changes no answer.", ge=0, le=64)]
+Report = Annotated[PageKind, Setting(
+    "The page run/report.html that is written at the end: with pictures, without pictures and names of files, or "
+    "none.")]
 TimeLimit = Annotated[str | float | None, Setting(
     "Stop after this long (90s, 5m, 1h); what is computed is kept.", metavar="DURATION")]
 
@@ -264,11 +269,8 @@ class TrainSettings:
     engine: EngineSetting = "auto"
     store: Store = None
     store_limit: StoreLimit = "20GB"
-    workers: Annotated[int | None, Setting(
-        "Threads that read pictures; by default one a core, 0 for none. It changes no answer.", ge=0, le=64)] = None
-    report: Annotated[PageKind, Setting(
-        "The page run/report.html that is written at the end: with pictures, without pictures and names of files, or "
-        "none.")] = "images"
+    workers: Workers = None
+    report: Report = "images"
     quiet: Quiet = False
     resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
@@ -410,6 +412,40 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        size_in_bytes(self.store_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """Settings of ``update``."""
+
+    model: ModelPath
+    data: Annotated[str | Path | Sequence[str | Path], Setting(
+        "New labelled images: folders, tables or torchvision:NAME, as for train.", metavar="DATA", positional=True)]
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path | None, Setting(
+        "The folder of the candidate, on the model's disk; by default MODEL.update-... beside the model.",
+        metavar="OUT")] = None
+    tolerance: Annotated[float, Setting(
+        "By how much the candidate's accuracy may lie below the old model's, as a share of the test images.",
+        ge=0, lt=1)] = 0.01
+    originals: Annotated[str | Path | None, Setting(
+        "Where the images of the first training are now; by default where it found them.", metavar="DATA")] = None
+    time_limit: TimeLimit = None
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+    device: DeviceSetting = "auto"
+    engine: EngineSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    workers: Workers = None
+    report: Report = "images"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.time_limit is not None:
+            seconds(self.time_limit)
         size_in_bytes(self.store_limit)
 
 

@@ -27,13 +27,13 @@ def same_files(index: ImageIndex) -> NDArray[np.int32] | None:
 
     Only files that are as long as another one are read.
     """
-    sizes = [_size(index, row) for row in range(len(index))]
+    sizes = [file_size(index, row) for row in range(len(index))]
     often = Counter(sizes)
-    return numbered([(size, _digest(index, row) if often[size] > 1 else b"") if size else row
+    return numbered([(size, file_digest(index, row) if often[size] > 1 else b"") if size else row
                      for row, size in enumerate(sizes)])
 
 
-def _size(index: ImageIndex, row: int) -> int:
+def file_size(index: ImageIndex, row: int) -> int:
     """Bytes of a file; 0 where it can't be looked at, which the pass over all images will tell."""
     try:
         return os.stat(index.file(row)).st_size  # noqa: PTH116 - Path.stat takes twice as long for a million
@@ -41,7 +41,8 @@ def _size(index: ImageIndex, row: int) -> int:
         return 0
 
 
-def _digest(index: ImageIndex, row: int) -> bytes:
+def file_digest(index: ImageIndex, row: int) -> bytes:
+    """SHA-256 of a file's bytes; its row where it can't be read, which the pass over all images will tell."""
     try:
         return hashlib.sha256(read_file(index.file(row))).digest()
     except ImageError:

@@ -56,7 +56,7 @@ def open_data(data: str | Path, *, layout: Layout = "auto", group: str | None = 
         else:
             raise DataError(f"{shown(text)} is no folder and no table ({', '.join(TABLE_ENDINGS)})")
     _refuse_conflicts(index)
-    index = index.with_findings(*_alike_names(index.classes))
+    index = index.with_findings(*alike_names(index.classes))
     return index if group is None else with_groups(index, group)
 
 
@@ -137,7 +137,7 @@ def _folder_findings(in_root: Sequence[str], empty: Sequence[str], unused: Seque
                       f"{names}", tuple(unused[:5]))
 
 
-def _alike_names(classes: Sequence[str]) -> list[Finding]:
+def alike_names(classes: Sequence[str]) -> list[Finding]:
     """Class names that differ only by case or surrounding space."""
     alike: dict[str, list[str]] = {}
     for name in classes:
@@ -165,7 +165,8 @@ def with_groups(index: ImageIndex, group: str) -> ImageIndex:
     if group in index.columns:
         keys: list[str] = list(index.columns[group])
     elif group == "parent":
-        keys = [f"{root}:{path.rpartition('/')[0]}" for root, path in zip(index.root_ids, index.paths, strict=True)]
+        keys = [f"{index.roots[root]}/{path.rpartition('/')[0]}"
+                for root, path in zip(index.root_ids, index.paths, strict=True)]
     elif group.lower().endswith(".csv"):
         keys = listed_groups(index, Path(group).expanduser())
     else:
@@ -208,8 +209,8 @@ def _torn_groups(index: ImageIndex) -> list[Finding]:
                     f"{' and '.join(SPLITS[1:])} will look better than they are")]
 
 
-def join(first: ImageIndex, second: ImageIndex, split: int) -> ImageIndex:
-    """The first index and, in one given split, all images of the second; classes by name.
+def join(first: ImageIndex, second: ImageIndex, split: int | None = None) -> ImageIndex:
+    """The first index and all images of the second, in one given split or in their own; classes by name.
 
     Groups are told of the joined images, afterwards.
     """
@@ -222,5 +223,6 @@ def join(first: ImageIndex, second: ImageIndex, split: int) -> ImageIndex:
                     [column[row] for column in first.columns.values()])
     for row in range(len(second)):
         columns = [second.columns[name][row] if name in second.columns else "" for name in first.columns]
-        builder.add(second.paths[row], second.labels(row), split, int(second.root_ids[row]) + shift, columns)
+        builder.add(second.paths[row], second.labels(row), int(second.splits[row]) if split is None else split,
+                    int(second.root_ids[row]) + shift, columns)
     return builder.build([*first.findings, *second.findings])

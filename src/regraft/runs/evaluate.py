@@ -33,7 +33,11 @@ from regraft.settings import EvaluateSettings, size_in_bytes
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model answers for the images of some data; positions count the readable ones."""
+    """What a model answers for the images of some data; positions count the readable ones.
+
+    ``unknown_N`` says which of them are unlike what the model knows, bool [N]; None where that was not asked for or
+    the model has no measure of it.
+    """
 
     model: Model
     index: ImageIndex
@@ -41,6 +45,7 @@ class Answered:
     features: Rows
     y_N: NDArray[np.int32]
     P_NK: NDArray[np.float64]
+    unknown_N: NDArray[np.bool_] | None = None
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
@@ -111,9 +116,18 @@ class _Probabilities:
 def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
     """Open the images and answer those that can be read."""
     model = load(settings.model, settings.module)
-    record = model.record
     index, split, y_N = _opened(settings, model.classes)
-    rules = record.preprocessing
+    return answer_images(model, index, split, y_N, settings, progress)
+
+
+def answer_images(model: Model, index: ImageIndex, split: str, y_N: NDArray[np.int32], settings: EvaluateSettings,
+                  progress: Progress, unknown: bool = False) -> Answered:
+    """What a model answers for the images of an index that can be read; ``y_N`` are their labels, as it counts them.
+
+    Of the settings, those count that say where and how fast, and ``max_quarantined``. With ``unknown``, it is told
+    which images are unlike what the model knows.
+    """
+    record, rules = model.record, model.record.preprocessing
     network = model.frozen(settings.device, settings.engine)
     work = Work(record.backbone, network, record.weights_digest, record.readouts, rules)
     with FeatureStore(settings.store) as store:
@@ -121,9 +135,11 @@ def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
         with store.space(feature_key(rules, record.weights_digest, engine)) as space:
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))
-            P_NK = model.head.probabilities(features.read(everything, record.head.readouts))
+            features_ND = features.read(everything, record.head.readouts)
+            P_NK = model.head.probabilities(features_ND)
+            unknown_N = model.unlike(features_ND) if unknown else None
         store.trim(size_in_bytes(settings.store_limit))
-    return Answered(model, index, split, features, y_N[features.rows], P_NK)
+    return Answered(model, index, split, features, y_N[features.rows], P_NK, unknown_N)
 
 
 def _opened(settings: EvaluateSettings, classes: Sequence[str]) -> tuple[ImageIndex, str, NDArray[np.int32]]:

@@ -87,6 +87,9 @@ def without_places(text: str) -> str:
 
 def command(settings: Mapping[str, Any]) -> str:
     """What to type to train so again; of paths, the last part stands."""
+    if added := settings.get("added"):
+        return " ".join(["regraft", "update", "MODEL", *(shlex.quote(_name(one["data"])) for one in added
+                                                         if one["update"] == added[-1]["update"])])
     words = ["regraft", "train", shlex.quote(_name(settings.get("data", "DATA")))]
     for item in declared(TrainSettings):
         value = settings.get(item.name, item.default)

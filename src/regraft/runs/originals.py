@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from regraft.data.index import open_data
 from regraft.data.listing import Seen, pictures
 from regraft.data.named import named_folder
+
+
+def sources(kept: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Data and whether links are followed, of each root that a run's ``splits.csv`` numbers, in that order.
+
+    ``kept`` are the settings that the run was begun with: the images, those of ``--test``, those of each update.
+    """
+    follow = kept.get("follow_links") is True
+    for name in ("data", "test"):
+        if isinstance(kept.get(name), str):
+            yield kept[name], follow
+    for added in kept.get("added", ()):
+        yield added["data"], added["follow_links"]
 
 
 def originals(data: str | Path, follow_links: bool) -> dict[tuple[str, str], Path]:

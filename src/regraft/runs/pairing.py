@@ -23,7 +23,8 @@ def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
     """Run one comparison; see :func:`regraft.compare`."""
     if settings.data is None:
         kept = (_kept(model) for model in (settings.first, settings.second))
-        return _paired(settings, *_matched(*kept), "kept answers for the test images of both trainings", 0)
+        return paired(settings.first, settings.second, *_matched(*kept),
+                      "kept answers for the test images of both trainings", 0)
     one, other = (answer(EvaluateSettings(model, settings.data, device=settings.device, store=settings.store,
                                           store_limit=settings.store_limit), progress)
                   for model in (settings.first, settings.second))
@@ -31,7 +32,8 @@ def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
     _, at_one, at_other = np.intersect1d(one.features.rows, other.features.rows, return_indices=True)
     right, right_too = ((of.P_NK.argmax(1) == of.y_N)[at] for of, at in ((one, at_one), (other, at_other)))
     seen = max(of.model.seen.count(of.features.digests) for of in (one, other))
-    return _paired(settings, right, right_too, f"split {one.split} of {shown(str(settings.data))}", seen)
+    return paired(settings.first, settings.second, right, right_too,
+                  f"split {one.split} of {shown(str(settings.data))}", seen)
 
 
 def _kept(model: str | Path) -> Answers:
@@ -58,8 +60,13 @@ def _matched(first: Answers, second: Answers) -> tuple[NDArray[np.bool_], NDArra
     return right[0], right[1]
 
 
-def _paired(settings: CompareSettings, first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], images: str, seen: int,
-            ) -> PairedComparison:
+def paired(first: str | Path, second: str | Path, first_N: NDArray[np.bool_], second_N: NDArray[np.bool_], images: str,
+           seen: int) -> PairedComparison:
+    """The comparison of two models, by whether each answered the same N images rightly, bool [N] each.
+
+    ``images`` says what they are, ``seen`` how many of them served for making one of the models. Raises DataError
+    where there is none.
+    """
     n = len(first_N)
     if not n:
         raise DataError("no image was answered by both models, so there is nothing to compare")
@@ -69,6 +76,6 @@ def _paired(settings: CompareSettings, first_N: NDArray[np.bool_], second_N: NDA
                                                       n - both - only_first - only_second)
     note = f"up to {seen:,} of the images served for fitting or choosing one of the models" if seen else ""
     return PairedComparison(
-        str(settings.first), str(settings.second), n, images, Interval(*metrics.wilson(both + only_first, n)),
+        str(first), str(second), n, images, Interval(*metrics.wilson(both + only_first, n)),
         Interval(*metrics.wilson(both + only_second, n)), difference, low, high, only_first, only_second,
         metrics.mcnemar(only_first, only_second), note)

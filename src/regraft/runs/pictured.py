@@ -19,7 +19,7 @@ from regraft.networks.lite import LiteNetwork
 from regraft.progress import Progress
 from regraft.records.page import Attribution, Pictures, RunPage
 from regraft.records.review import Answered
-from regraft.runs.originals import originals
+from regraft.runs.originals import originals, sources
 
 #: Bytes that all pictures of a page may take together.
 _BUDGET = 4_500_000
@@ -53,18 +53,14 @@ def pictures(run: RunPage, out: Path, data: str | Path | None, progress: Progres
 
 def _files(run: RunPage, data: str | Path | None, wanted: Sequence[Answered]) -> dict[int, Path]:
     """Where each wanted image is now, by its data row; without those that are gone."""
-    where = data if data is not None else run.settings.get("data")
-    follow = run.settings.get("follow_links") is True
+    given = [(data, run.settings.get("follow_links") is True)] if data is not None else sources(run.settings)
     found: dict[tuple[str, str], Path] = {}
-    for source in (where, run.settings.get("test") if data is None else None):
-        if not isinstance(source, str | Path):
-            continue
+    for number, (source, follow) in enumerate(given):  # as the training joined them
         try:
             there = originals(source, follow)
         except RegraftError:  # a table that is no longer as it was: its images are told to be gone
             continue
-        shift = 1 + max((int(root) for root, _ in found), default=-1)  # as the training joined the two
-        found.update({(str(int(root) + shift), path): file for (root, path), file in there.items()})
+        found.update({(str(int(root) + number), path): file for (root, path), file in there.items()})
     return {image.row: found[key] for image in wanted if (key := (run.roots[image.row], image.path)) in found}
 
 

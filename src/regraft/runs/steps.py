@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -141,13 +141,27 @@ def events(settings: TrainSettings, plan: Plan, progress: Progress) -> Iterator[
     """Train by a plan, and yield what happens: forecasts, epochs, and the result last."""
     started = time.monotonic()
     job = prepare(settings, plan)  # before anything is written: unusable data leaves no trace
-    with claimed(settings, progress, {"plan": job.plan.to_dict()}) as (folder, deadline):
+    yield from _events(job, settings, {}, progress, started)
+
+
+def _events(job: Job, settings: TrainSettings, also: Mapping[str, Any], progress: Progress, started: float,
+            ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+    with claimed(settings, progress, {"plan": job.plan.to_dict(), **also}) as (folder, deadline):
         yield from train_job(job, folder, progress, deadline, started)
 
 
 def train(settings: TrainSettings, plan: Plan, progress: Progress) -> TrainResult:
     """Run one training by steps; see :func:`regraft.train`."""
-    *_, result = events(settings, plan, progress)
+    return _last(events(settings, plan, progress))
+
+
+def train_on(job: Job, settings: TrainSettings, also: Mapping[str, Any], progress: Progress) -> TrainResult:
+    """Train on images that are divided already; ``settings`` and ``also`` are what is recorded."""
+    return _last(_events(job, settings, also, progress, time.monotonic()))
+
+
+def _last(events: Iterator[PhaseForecast | Epoch | TrainResult]) -> TrainResult:
+    *_, result = events
     assert isinstance(result, TrainResult)
     return result
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,7 +47,15 @@ from regraft.runs.gather import MAP
 from regraft.runs.report import write_page
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.wanted import wanted
-from regraft.settings import DEFAULT_BACKBONE, FeaturesSettings, InspectSettings, TrainSettings, seconds, size_in_bytes
+from regraft.settings import (
+    DEFAULT_BACKBONE,
+    FeaturesSettings,
+    InspectSettings,
+    PageKind,
+    TrainSettings,
+    seconds,
+    size_in_bytes,
+)
 
 #: With fewer images to learn from, one validation split says too little: figures come from cross-validation.
 CROSS_VALIDATED_BELOW = 2_000
@@ -72,12 +81,18 @@ def train(settings: TrainSettings, progress: Progress) -> TrainResult:
     return run(settings, progress, prepare, _train)
 
 
+def train_on(index: ImageIndex, settings: TrainSettings, also: Mapping[str, Any], progress: Progress) -> TrainResult:
+    """Train on images that are divided already; ``also`` is recorded with the settings."""
+    return run(settings, progress, lambda _: index, _train, also)
+
+
 def run(settings: TrainSettings, progress: Progress, prepare: Callable[[TrainSettings], _Prepared],
-        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], TrainResult]) -> TrainResult:
+        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], TrainResult],
+        also: Mapping[str, Any] = MappingProxyType({})) -> TrainResult:
     """Prepare the data, claim the output folder, train in it."""
     started = time.monotonic()
     prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
-    with claimed(settings, progress, {}) as (folder, deadline):
+    with claimed(settings, progress, also) as (folder, deadline):
         return train(settings, prepared, folder, progress, deadline, started)
 
 
@@ -94,14 +109,15 @@ def claimed(settings: TrainSettings, progress: Progress, also: Mapping[str, Any]
             yield folder, deadline
         except StoppedError as stop:
             raise type(stop)(f"{stop}; continue with the same command and --out {out}") from None
-        if settings.report != "none":
-            _write_page(folder, settings, progress)
+        keep_page(folder.out, settings.report, progress)
 
 
-def _write_page(folder: RunFolder, settings: TrainSettings, progress: Progress) -> None:
+def keep_page(out: Path, kind: PageKind, progress: Progress) -> None:
     """Write the page; a model without one is a model, so what is missing for it is said and no more."""
+    if kind == "none":
+        return
     try:
-        write_page(folder.out, progress, private=settings.report == "no-images")
+        write_page(out, progress, private=kind == "no-images")
     except (RegraftError, OSError) as error:
         progress.say(f"no page is written: {error}")
 
