@@ -12,6 +12,9 @@ from regraft.heads.solver import softmax
 #: Smallest probability whose logarithm is taken.
 _TINY = 1e-300
 
+#: Gain in nats, over all images, that chance alone reaches one time in twenty: half of chi-square's 3.84.
+_TELLING = 1.92
+
 #: Temperatures that are looked through, as natural logarithms.
 _RANGE = (-3.0, 3.0)
 
@@ -24,8 +27,11 @@ def tempered(P_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float
     return softmax(logits_NK / temperature).astype(np.float64, copy=False)
 
 
-def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32]) -> float:
-    """The temperature with the lowest log-loss on held-out answers; 1 where none is lower.
+def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32], repeats: int = 1) -> float:
+    """The temperature with the lowest log-loss on held-out answers, ``repeats`` of each image.
+
+    It is 1 where a likelihood ratio test at 5 % can't tell it from 1: what is fitted to chance makes probabilities worse
+    as often as better.
 
     One image more is counted, whose class nobody knows (as Platt did, 1999): without it, answers that are all right
     would ask for a temperature of 0.
@@ -42,4 +48,5 @@ def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32]) -> float
         return float(total_N.mean() - target * scale)
 
     found = float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
-    return found if metrics.log_loss(tempered(P_NK, found), y_N) < metrics.log_loss(P_NK, y_N) else 1.0
+    gain = metrics.log_loss(P_NK, y_N) - metrics.log_loss(tempered(P_NK, found), y_N)
+    return found if gain * len(y_N) / repeats > _TELLING else 1.0

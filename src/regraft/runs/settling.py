@@ -72,7 +72,7 @@ def settle_held(wanted: Wanted, readable: ImageIndex, held: Held | None) -> Sett
             raise DataError("no image could be held out, so no rule of decision can be chosen; give more images, or "
                             "leave --require, --ask and --conformal away")
         return Settled(None, rule=choose_rule(wanted, np.empty((0, 0)), np.empty(0, np.int32), readable.classes))
-    temperature = fit_temperature(held.P_MK, readable.y_N[held.rows_M])
+    temperature = fit_temperature(held.P_MK, readable.y_N[held.rows_M], held.repeats)
     held = replace(held, P_MK=tempered(held.P_MK, temperature))
     rows_N, P_NK = held.means()
     return Settled(held, temperature, choose_rule(wanted, P_NK, readable.y_N[rows_N], readable.classes))
