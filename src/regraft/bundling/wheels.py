@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -26,24 +27,34 @@ _WHEEL = b"Wheel-Version: 1.0\nGenerator: regraft bundle\nRoot-Is-Purelib: true\
 
 
 def own_wheel(folder: Path) -> Path:
-    """Write the Regraft that runs as a wheel into a folder.
+    """Write the Regraft that runs as a wheel into a folder; from its source, where it runs from there.
 
-    It is packed from its files, as they are imported, and the facts of its installation: so an editable installation
-    gives one too, no build tool is needed, and no other package of that name can come in its place. Raises BundleError
-    where it is not installed, or its facts are of another version.
+    Otherwise the wheel is packed from the installed files: what goes into the bundle is what runs here, and no other
+    package of that name can come in its place. Raises BundleError where it can't be made.
     """
-    way = f"give a wheel of it with --wheel FILE, or {_NO_WHEELS}"
+    tree = _source_tree()
+    if tree is not None:
+        _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(tree))
+        return next(folder.glob("regraft-*.whl"))
     try:
         facts = metadata.distribution("regraft")
     except metadata.PackageNotFoundError:
-        raise BundleError(f"Regraft runs here without being installed, so that its needs are not known; {way}") from None
-    version = regraft.__version__
-    if facts.version != version:
-        raise BundleError(f"Regraft was installed as {facts.version} and is {version} by now; install it again, {way}")
-    contents = {**dict(_program()), **dict(_facts(facts, f"regraft-{version}.dist-info"))}
-    file = folder / f"regraft-{version}-py3-none-any.whl"
-    file.write_bytes(_packed(contents, f"regraft-{version}.dist-info"))
+        raise BundleError("Regraft runs here without being installed, so that its needs are not known; give a wheel "
+                          f"of it with --wheel FILE, or {_NO_WHEELS}") from None
+    info = f"regraft-{facts.version}.dist-info"
+    file = folder / f"regraft-{facts.version}-py3-none-any.whl"
+    file.write_bytes(_packed({**dict(_program()), **dict(_facts(facts, info))}, info))
     return file
+
+
+def _source_tree() -> Path | None:
+    """The folder of the source that this program is run from, if it is."""
+    root = Path(regraft.__file__).parents[2]
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return root if project.get("project", {}).get("name") == "regraft" else None
 
 
 def _program() -> Iterator[tuple[str, bytes]]:
@@ -79,16 +90,34 @@ def _packed(contents: dict[str, bytes], info: str) -> bytes:
 
 
 def add_needs(wheel: Path, folder: Path) -> None:
-    """Let pip put a wheel of Regraft, and of every package that serving with it needs, into a folder.
+    """Let pip put the wheel of every package that serving with Regraft's needs into a folder.
 
     Raises BundleError, in one line, where it can't.
     """
+    if "\nProvides-Extra: serve\n" not in _needs_of(wheel):
+        raise BundleError(f"{shown(wheel.name)} does not name what serving needs; give another one with --wheel FILE, "
+                          f"or {_NO_WHEELS}")
+    _pip("wheel", "--wheel-dir", str(folder), f"{wheel}[serve]")
+
+
+def _needs_of(wheel: Path) -> str:
+    """What a wheel says about itself; empty where it is none. Of an extra that is not there, pip only warns."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            facts = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+            return archive.read(facts).decode("utf-8", "replace").replace("\r", "")
+    except (zipfile.BadZipFile, StopIteration, OSError):
+        return ""
+
+
+def _pip(command: str, *arguments: str) -> None:
+    """Run pip; raises BundleError where it is missing or fails."""
     if find_spec("pip") is None:
-        raise BundleError(f"the packages are fetched by pip, which this Python does not have; install it, or "
+        raise BundleError("the packages are fetched by pip, which this Python does not have; install it, or "
                           f"{_NO_WHEELS}")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-input",
-               "--retries", "1", "--wheel-dir", str(folder), f"{wheel}[serve]"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False,  # noqa: S603 - no text of others
+    whole = [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", "--no-input", "--retries",
+             "1", *arguments]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False,  # noqa: S603 - our own words and paths
                           stdin=subprocess.DEVNULL)
     if done.returncode:
         raise BundleError(f"pip can't get the packages ({_reason(done.stderr)}); connect this machine, or {_NO_WHEELS}")

@@ -31,8 +31,9 @@ _SEAL, _UNSEALED = "file_digest", b"0" * 64
 #: Of files without a digest and a self-test.
 _UNSEALED_VERSION = "2"
 
-#: Where the digest stands: an entry of the metadata as a protocol buffer has it, 64 bytes after the name.
-_SEALED = re.compile(_SEAL.encode() + rb"\x12\x40([0-9a-f]{64})")
+#: Where the digest stands: an entry of the metadata as a protocol buffer has it, 64 bytes after the name. They may be
+#: any: a damaged digest is one that differs, not none.
+_SEALED = re.compile(_SEAL.encode() + rb"\x12\x40(.{64})", re.DOTALL)
 
 _Kind = TypeVar("_Kind", bound=Record)
 
@@ -144,7 +145,7 @@ def digests(data: bytes) -> tuple[str, str] | None:
     digest = hashlib.sha256(data[:found.start(1)])
     digest.update(_UNSEALED)
     digest.update(memoryview(data)[found.end(1):])
-    return found[1].decode(), digest.hexdigest()
+    return found[1].decode("ascii", "backslashreplace"), digest.hexdigest()
 
 
 def _optional(kind: type[_Kind], text: str) -> _Kind | None:
