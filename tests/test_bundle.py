@@ -15,7 +15,7 @@ import pytest
 import regraft
 from regraft.errors import BundleError, ModelError, OutputError, SettingsError
 from regraft.records.results import ExportResult, TrainResult
-from tests.doors import json_of, regraft_cli
+from tests.doors import json_of
 
 TEXTS = {"start.sh", "start.cmd", "Containerfile", "README.txt"}
 
@@ -50,7 +50,8 @@ def test_a_bundle_holds_all_that_is_needed(exported: ExportResult, tmp_path: Pat
     assert (tmp_path / "box" / "start.cmd").read_bytes().count(b"\r\n") > 10
     container = (tmp_path / "box" / "Containerfile").read_text()
     assert f"FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim" in container
-    assert container.index("USER regraft") < container.index("regraft verify model.onnx") < container.index("ENTRYPOINT")
+    order = [container.index(text) for text in ("USER regraft", "regraft verify model.onnx", "ENTRYPOINT")]
+    assert order == sorted(order)
 
 
 def test_a_bundle_is_verified_as_a_whole(bundled: Path) -> None:
@@ -172,7 +173,8 @@ def test_installed_without_a_network_it_answers_as_the_model_does(exported: Expo
         assert one["label"] == other.label
         assert one["probabilities"] == pytest.approx(other.probabilities, abs=1e-4)
     # An installed Regraft has no source beside it: it packs a wheel of its own files, and that one installs too.
-    code = "import sys, pathlib; from regraft.bundling.wheels import own_wheel; print(own_wheel(pathlib.Path('.')).name)"
+    code = ("from pathlib import Path; from regraft.bundling.wheels import own_wheel\n"
+            "print(own_wheel(Path('.')).name)")
     packed = subprocess.run([box / "venv" / "bin" / "python", "-c", code], capture_output=True, text=True, check=True,
                             cwd=tmp_path, env={**os.environ, **offline}).stdout.strip()
     venv.create(tmp_path / "again", with_pip=True)

@@ -121,7 +121,8 @@ class ExportedRecord(Record):
                 preprocessing=Preprocessing.from_dict(json.loads(texts["preprocessing"])),
                 model_digest=texts["model_digest"], regraft_version=texts["regraft_version"],
                 unknown=_optional(Unknown, texts["unknown"]), decision=_optional(DecisionRule, texts["decision"]),
-                self_test=_optional(SelfTest, texts["self_test"]), decoder=texts["decoder"], backbone=texts["backbone"], head=texts["head"],
+                self_test=_optional(SelfTest, texts["self_test"]),
+                decoder=texts["decoder"], backbone=texts["backbone"], head=texts["head"],
                 seen=frozenset(digests[at:at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)))
         except KeyError as error:
             raise DataError(f"it does not tell its {error.args[0]}") from None

@@ -87,8 +87,8 @@ def _verified(file: Path, progress: Progress) -> int:
     if found.errors:
         raise ModelError(f"{shown(str(file))} is not bundled, for it fails here already: {found.errors[0]}")
     if found.self_test is None:
-        raise ModelError(f"{shown(str(file))} holds no self-test, so that nobody could tell whether it answers right on "
-                         "another machine; export the model again, then bundle that file")
+        raise ModelError(f"{shown(str(file))} holds no self-test, so that nobody could tell whether it answers right "
+                         "on another machine; export the model again, then bundle that file")
     return found.self_test.files
 
 
@@ -109,7 +109,8 @@ def _staged(out: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not out.exists():
             old.rename(out)
-        raise OutputError(f"{shown(str(out))} can't be written ({error.strerror or error}); take another --out") from None
+        raise OutputError(f"{shown(str(out))} can't be written ({error.strerror or error}); take another --out"
+                          ) from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if out.exists():
@@ -119,10 +120,7 @@ def _staged(out: Path) -> Iterator[Path]:
 def _add_wheels(folder: Path, wheel: Path | None, progress: Progress) -> None:
     """Regraft's wheel and those of what it needs."""
     folder.mkdir()
-    if wheel is None:
-        wheel = own_wheel(folder)
-    else:
-        wheel = Path(shutil.copyfile(wheel, folder / wheel.name))
+    wheel = own_wheel(folder) if wheel is None else Path(shutil.copyfile(wheel, folder / wheel.name))
     progress.say(f"fetching packages for Python {_PYTHON} on {sysconfig.get_platform()}")
     add_needs(wheel, folder)
 
@@ -135,8 +133,8 @@ def _write_texts(stage: Path, model: OnnxModel, name: str, version: str, picture
         f"This installs the packages in wheels/ into venv/, without a network. They fit Python {_PYTHON} on\n"
         f"{sysconfig.get_platform()}; make the bundle again on a machine of another kind for that kind."
         if wheels else
-        f"No packages are in this folder: regraft[serve] {version} must be installed here, so that the command regraft is\n"
-        "found.")
+        f"No packages are in this folder: regraft[serve] {version} must be installed here, so that the command\n"
+        "regraft is found.")
     values = {"python": _PYTHON, "version": version, "name": title, "underline": "=" * len(title),
               "digest": model.digest, "classes": ", ".join(map(shown, model.classes)), "pictures": pictures,
               "installation": installation, "source": "--no-index --find-links /bundle/wheels " if wheels else ""}
