@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,7 +337,7 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
         names = [*contents]
         if backbone is not None:
             answered = load(stage, module).record_self_test()
-            _write(stage / SELF_TEST, (json.dumps(answered.to_dict(), ensure_ascii=False) + "\n").encode())
+            _write(stage / SELF_TEST, (json.dumps(answered.to_dict()) + "\n").encode())
             names.append(SELF_TEST)
             _sign(stage, names)
         # An export of the model that is replaced would answer for this one.
@@ -346,13 +347,11 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
             os.replace(stage / name, folder / name)
         for name in set(FILES) - set(names):  # of a model that was here before
             (folder / name).unlink(missing_ok=True)
-        stage.rmdir()
     except OSError as error:
-        import shutil
-
-        shutil.rmtree(stage, ignore_errors=True)
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); {shutil.disk_usage(folder).free:,} "
                           "bytes are free there") from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _sign(folder: Path, names: Iterable[str]) -> None:

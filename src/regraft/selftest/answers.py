@@ -47,7 +47,7 @@ def compare(test: SelfTest, rules: Preprocessing, classes: tuple[str, ...], scor
         raise DataError("its self-test is of a model with other classes")
     seen = [_look(file, rules) for file in test.files]
     readable = [pixels for pixels in seen if not isinstance(pixels, str)]
-    found_L = iter(scoring(np.stack(readable)) if readable else ())
+    found_L = iter(scoring(np.stack(readable)) if readable else np.empty((0, len(classes))))
     # Of logits, what counts as rounding depends on how large they are.
     rounding = LOGIT_TOLERANCE * max(abs(score) for file in test.files for score in file.logits)
     differences, labels, same_pixels, largest_P, largest_L = [], 0, 0, 0.0, 0.0

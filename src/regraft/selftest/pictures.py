@@ -102,7 +102,7 @@ def _drawing(rng: np.random.Generator, width: int, height: int) -> NDArray[np.ui
         waves = [a * np.sin(2 * np.pi * (fx * x_1W + fy * y_H1) + phase)
                  for (fx, fy), phase, a in zip(cycles, phases, heights, strict=True)]
         channels.append(127.5 + 127.5 * np.sum(waves, axis=0) / heights.sum())
-    drawn = np.rint(np.stack(channels, axis=2)).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(np.stack(channels, axis=2)).astype(np.uint8)
     for _ in range(3):
         left, top = (int(rng.integers(0, length // 2)) for length in (width, height))
         drawn[top:top + height // 4, left:left + width // 4] = rng.integers(0, 256, 3)
