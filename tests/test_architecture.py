@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "regraft"
 #: A room imports only from rooms above it (and from itself).
 ROOMS = ("errors", "settings", "progress", "records", "metrics", "data", "networks", "engines", "extraction", "heads",
          "decisions", "training", "evaluation", "inspection", "review", "strategy", "report", "manifest", "answering",
-         "runtime", "model", "exports", "attribution", "serving", "runs", "demonstration", "api", "cli", "__main__")
+         "selftest", "runtime", "model", "exports", "attribution", "serving", "bundling",
+         "runs", "demonstration", "api", "cli", "__main__")
 
 #: These read, judge and show; they must import where torch is not installed.
 WITHOUT_TORCH = (
@@ -36,7 +37,7 @@ WITHOUT_TORCH = (
     "regraft.report.page", "regraft.report.figures", "regraft.report.card", "regraft.review.answers",
     "regraft.review.feature_map", "regraft.runs.report", "regraft.api", "regraft.cli",
     "regraft.runs.rank", "regraft.strategy.halving", "regraft.strategy.advising", "regraft.report.cost",
-    "regraft.report.cut_map",
+    "regraft.report.cut_map", "regraft.selftest.answers", "regraft.runs.verify", "regraft.runs.bundle",
 )
 
 

@@ -25,6 +25,7 @@ from regraft.extraction.store import SpaceUse, StoreUse
 from regraft.heads import choose
 from regraft.records.advice import Advice, Depth, Forecast, Pilot, Recommended, Scenario
 from regraft.records.base import Record
+from regraft.records.deploying import BundleResult, CheckedFile, Verification
 from regraft.records.described import DescribedPlan, PhaseFacts, Plans, Recipe, Recipes, SettingRow, SettingRows
 from regraft.records.doctor import Doctor, EngineRow
 from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
@@ -78,6 +79,7 @@ from regraft.records.results import (
     TrainResult,
 )
 from regraft.records.runs import RunRow, Runs
+from regraft.records.selftest import SelfTestDifference, SelfTestResult
 from regraft.records.serving import Served, ServeResult
 from regraft.records.training import Epoch
 from regraft.records.update import Drift, NewClass, UpdateResult
@@ -112,6 +114,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "Scenario": Scenario, "Depth": Depth, "Pilot": Pilot,
     "doctor": Doctor, "Engine row": EngineRow, "Engine choice": EngineChoice, "Engine figures": EngineFigures,
     "Engine kind": EngineKind,
+    "verify": Verification, "Checked file": CheckedFile, "Self-test": SelfTestResult,
+    "Self-test difference": SelfTestDifference, "bundle": BundleResult,
 }
 
 SETTINGS: dict[str, list[Declared]] = {

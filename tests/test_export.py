@@ -60,8 +60,9 @@ def test_the_file_alone_answers_as_the_model_does(exported: ExportResult, crops:
     session = onnxruntime.InferenceSession(exported.out, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert set(about) == {"format_version", "labels", "preprocessing", "model_digest", "regraft_version", "decoder",
-                          "backbone", "head", "training_counts", "seen", "decision", "unknown"}
-    assert (about["format_version"], about["regraft_version"]) == ("2", regraft.__version__)
+                          "backbone", "head", "training_counts", "seen", "decision", "unknown", "self_test",
+                          "file_digest"}
+    assert (about["format_version"], about["regraft_version"]) == ("3", regraft.__version__)
     digest = json.loads((Path(exported.model) / manifest.NAME).read_text())["digest"]
     assert about["model_digest"] == exported.model_digest == digest
     labels, rules = json.loads(about["labels"]), Preprocessing.from_dict(json.loads(about["preprocessing"]))

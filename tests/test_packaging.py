@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"regraft/__init__.py", "regraft/py.typed", "regraft/data/view.py"} <= set(names)
-    for folder in ("recipes", "report/templates", "serving/pages"):
+    for folder in ("recipes", "report/templates", "serving/pages", "bundling/files"):
         files = {f"regraft/{folder}/{file.name}" for file in (ROOT / "src/regraft" / folder).iterdir()}
         assert files
         assert files <= set(names)

@@ -3,7 +3,7 @@
 The doors are functions: :func:`train`, :func:`inspect`, :func:`rank`, :func:`advise`, :func:`evaluate`,
 :func:`predict`, :func:`compare`, :func:`update`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`,
 :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`,
-:func:`serve`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`verify`, :func:`bundle`, :func:`serve`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["Hooks", "__version__", "advise", "backbones", "compare", "demo", "doctor", "errors", "evaluate", "explain",
-           "export", "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict", "rank",
-           "recipes", "serve", "store", "train", "update", "write_report"]
+__all__ = ["Hooks", "__version__", "advise", "backbones", "bundle", "compare", "demo", "doctor", "errors", "evaluate",
+           "explain", "export", "features", "fetch", "inspect", "iter_epochs", "list_runs", "load", "plan", "predict",
+           "rank", "recipes", "serve", "store", "train", "update", "verify", "write_report"]
 
 if TYPE_CHECKING:
     from regraft import errors
     from regraft.api import (
         advise,
         backbones,
+        bundle,
         compare,
         demo,
         doctor,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         store,
         train,
         update,
+        verify,
         write_report,
     )
     from regraft.training.hooks import Hooks

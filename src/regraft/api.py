@@ -15,6 +15,7 @@ from regraft.progress import Progress, Silent, default
 from regraft.settings import (
     AdviseSettings,
     BackbonesSettings,
+    BundleSettings,
     CompareSettings,
     DemoSettings,
     DoctorSettings,
@@ -34,6 +35,7 @@ from regraft.settings import (
     StoreSettings,
     TrainSettings,
     UpdateSettings,
+    VerifySettings,
     size_in_bytes,
     takes,
 )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from regraft.extraction.store import StoreUse
     from regraft.model import Model
     from regraft.records.advice import Advice
+    from regraft.records.deploying import BundleResult, Verification
     from regraft.records.described import DescribedPlan, Plans, Recipes, SettingRows
     from regraft.records.doctor import Doctor
     from regraft.records.features import FeatureExport
@@ -412,6 +415,44 @@ def serve(settings: ServeSettings) -> ServeResult:
         The extra ``serve`` is not installed.
     """
     from regraft.runs.serve import serve as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(VerifySettings)
+def verify(settings: VerifySettings) -> Verification:
+    """Check that a model is whole and answers here what it answered where it was made.
+
+    Digests of all files that decide answers are compared, then the answers for recorded pictures. What differs is in
+    the result's ``errors``; on the command line the exit code is then 1.
+
+    Raises ModelError (TamperedError) where there is no model, or what tells of its files was changed,
+    MissingExtraError where its network needs PyTorch.
+    """
+    from regraft.runs.verify import verify as run
+
+    return run(settings, _progress(settings.quiet))
+
+
+@takes(BundleSettings)
+def bundle(settings: BundleSettings) -> BundleResult:
+    """Make a folder that brings a model to a machine without a connection.
+
+    The exported model with its self-test, the packages that run it, a script that installs them, verifies and serves,
+    and a Containerfile. Where a model folder holds no export, it is made first.
+
+    Raises
+    ------
+    ModelError, TamperedError
+        The model can't be used, or does not answer here what it answered where it was made.
+    ExportError
+        The folder holds no export and none can be made.
+    OutputError
+        ``out`` is there already, or can't be written.
+    BundleError
+        The packages can't be had.
+    """
+    from regraft.runs.bundle import bundle as run
 
     return run(settings, _progress(settings.quiet))
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": api.evaluate, "predict": api.predict, "compare": api.compare, "update": api.update,
     "runs": api.list_runs, "features": api.features,
     "export": api.export, "report": api.write_report, "serve": api.serve,
+    "verify": api.verify, "bundle": api.bundle,
     "backbones": api.backbones, "fetch": api.fetch, "store": api.store,
     "doctor": api.doctor, "demo": api.demo, "recipes": api.recipes,
     "plan": api.plan, "settings": api.explain,

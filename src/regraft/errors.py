@@ -12,6 +12,7 @@
     ├── ModelError                  a model folder or exported file is missing, unfinished or damaged
     │   └── TamperedError           a hashed file differs from the manifest
     ├── ExportError                 no file can be made that answers as the model does
+    ├── BundleError                 the packages of a bundle can't be had
     ├── StoreError                  the feature store can't be read or written
     ├── TrainingError           a training can't go on: a loss that is no number, a plan that does not fit the network
     ├── OutputError                 the output folder is in use, finished or not writable
@@ -95,6 +96,10 @@ class TamperedError(ModelError):
 
 class ExportError(RegraftError):
     """A model can't be exported, or the exported file does not answer as the model does; nothing was written."""
+
+
+class BundleError(RegraftError):
+    """The packages that a bundle is to hold can't be had; nothing was written."""
 
 
 class StoreError(RegraftError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,33 @@ def verify(folder: Path, expected: Sequence[str]) -> frozenset[str]:
 
     Raises ModelError where the folder holds no finished model, TamperedError naming the file that differs.
     """
+    files = listed(folder, expected)
+    for name, found in found_digests(folder, files).items():
+        if found is None:
+            raise TamperedError(f"{folder / name} is missing or can't be read; the model can't be used")
+        if found != files[name]:
+            raise TamperedError(f"{folder / name} was changed after the model was finished (SHA-256 {found[:12]}... "
+                                f"instead of {files[name][:12]}...); the model can't be used")
+    return frozenset(files)
+
+
+def found_digests(folder: Path, files: Mapping[str, str]) -> dict[str, str | None]:
+    """The digests that files of a folder have by now; None for one that is missing or can't be read."""
+    found: dict[str, str | None] = {}
+    for name in files:
+        try:
+            found[name] = file_digest(folder / name)
+        except OSError:
+            found[name] = None
+    return found
+
+
+def listed(folder: Path, expected: Sequence[str] = ()) -> dict[str, str]:
+    """The files that a model folder's manifest names, with their digests.
+
+    Raises ModelError where the folder holds no finished model, TamperedError where the manifest was changed or does
+    not name what is ``expected``.
+    """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no model folder; `regraft train DATA --out {folder}` writes one")
     try:
@@ -53,15 +80,7 @@ def verify(folder: Path, expected: Sequence[str]) -> frozenset[str]:
     missing = sorted(set(expected) - set(files))
     if missing:
         raise TamperedError(f"{folder / NAME} does not list {', '.join(missing)}")
-    for name, digest in files.items():
-        try:
-            found = file_digest(folder / name)
-        except OSError:
-            raise TamperedError(f"{folder / name} is missing or can't be read; the model can't be used") from None
-        if found != digest:
-            raise TamperedError(f"{folder / name} was changed after the model was finished (SHA-256 {found[:12]}... "
-                                f"instead of {digest[:12]}...); the model can't be used")
-    return frozenset(files)
+    return files
 
 
 def _listed(folder: Path, text: str) -> dict[str, str]:

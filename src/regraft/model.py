@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from regraft.progress import Progress, Silent
 from regraft.records.base import shown
 from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
+from regraft.records.selftest import SelfTest
+from regraft.selftest.answers import record as record_answers
 
 if TYPE_CHECKING:
 
@@ -35,11 +39,11 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, NDArray[np.float32]]
 
 RECORD, BACKBONE, HEAD, IMAGES = "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors"
-UNKNOWN = "unknown.safetensors"
+UNKNOWN, SELF_TEST = "unknown.safetensors", "selftest.json"
 
-#: What a model folder may hold, and what it must hold: a head on features alone has no network, and not every model
-#: knows what is unknown.
-FILES = (RECORD, BACKBONE, HEAD, IMAGES, UNKNOWN)
+#: What a model folder may hold, and what it must hold: a head on features alone has no network and no self-test, and
+#: not every model knows what is unknown.
+FILES = (RECORD, BACKBONE, HEAD, IMAGES, UNKNOWN, SELF_TEST)
 HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
@@ -178,6 +182,29 @@ class Model:
             return None
         return novelty(unknown.kind, self.known, features_ND, self.head.logits(features_ND)) > unknown.threshold
 
+    def logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Scores of the classes of any number of images (uint8), on the processor, float64 [B, K]."""
+        engine = self.engine("cpu")
+        return self.head.logits(np.concatenate([engine.run(pixels_BHWC[at:at + engine.batch])
+                                                for at in range(0, len(pixels_BHWC), engine.batch)]))
+
+    @property
+    def self_test(self) -> SelfTest | None:
+        """What the model answered where it was made; None of one that was saved before there was a self-test.
+
+        Raises ModelError where it can't be understood.
+        """
+        if SELF_TEST not in manifest.listed(self.folder):
+            return None
+        try:
+            return SelfTest.from_dict(_json(self.folder / SELF_TEST))
+        except (DataError, ValueError, OSError) as error:
+            raise ModelError(f"{self.folder / SELF_TEST} is no self-test that this Regraft can read: {error}") from None
+
+    def record_self_test(self) -> SelfTest:
+        """What the model answers here for the pictures of the self-test."""
+        return record_answers(self.record.preprocessing, self.classes, self.logits)
+
     @property
     def _about(self) -> ModelRecord | HeadRecord:
         """What the model says about itself, with or without a network."""
@@ -281,8 +308,6 @@ def _require_module(model: Model, module: object) -> None:
 
 
 def _json(path: Path) -> Any:
-    import json
-
     return json.loads(path.read_text("utf-8"))
 
 
@@ -297,11 +322,12 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Arrays | None, head: Head,
-         seen: SeenImages, known: Known | None = None) -> None:
+         seen: SeenImages, known: Known | None = None, module: object = None) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     Without a backbone it is a head that answers features, described by a HeadRecord. The head is the one that was
-    fitted: the record's temperature is applied where the model is loaded.
+    fitted: the record's temperature is applied where the model is loaded. A model with a backbone is loaded from its
+    new files, with ``module`` where the network is the caller's own, and its self-test is recorded.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
@@ -317,22 +343,31 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
         stage.mkdir(parents=True)
         for name, make in contents.items():
             _write(stage / name, make())
-        files = {name: manifest.file_digest(stage / name) for name in contents}
-        _write(stage / manifest.NAME, manifest.manifest_text(files).encode())
+        _sign(stage, contents)
+        names = [*contents]
+        if backbone is not None:
+            answered = load(stage, module).record_self_test()
+            _write(stage / SELF_TEST, (json.dumps(answered.to_dict()) + "\n").encode())
+            names.append(SELF_TEST)
+            _sign(stage, names)
         # An export of the model that is replaced would answer for this one.
         for stale in (manifest.NAME, EXPORT, EXPORT + EXPORT_RECORD):
             (folder / stale).unlink(missing_ok=True)
-        for name in (*contents, manifest.NAME):
+        for name in (*names, manifest.NAME):
             os.replace(stage / name, folder / name)
-        for name in set(FILES) - set(contents):  # of a model that was here before
+        for name in set(FILES) - set(names):  # of a model that was here before
             (folder / name).unlink(missing_ok=True)
-        stage.rmdir()
     except OSError as error:
-        import shutil
-
-        shutil.rmtree(stage, ignore_errors=True)
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); {shutil.disk_usage(folder).free:,} "
                           "bytes are free there") from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _sign(folder: Path, names: Iterable[str]) -> None:
+    """Write the manifest of files in a folder."""
+    files = {name: manifest.file_digest(folder / name) for name in names}
+    _write(folder / manifest.NAME, manifest.manifest_text(files).encode())
 
 
 def packed_arrays(arrays: Mapping[str, NDArray[Any]], about: dict[str, str] | None = None) -> bytes:

@@ -564,6 +564,41 @@ class ServeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class VerifySettings:
+    """Settings of ``verify``."""
+
+    path: Annotated[str | Path, Setting(
+        "A model folder that train wrote, an ONNX file that export wrote, or a folder that bundle made.",
+        metavar="PATH", positional=True)]
+    _: dataclasses.KW_ONLY
+    quiet: Quiet = False
+    module: TrainedModule = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleSettings:
+    """Settings of ``bundle``."""
+
+    model: AnyModel
+    _: dataclasses.KW_ONLY
+    out: Annotated[str | Path, Setting("The folder to make.", metavar="DIR")]
+    no_wheels: Annotated[bool, Setting(
+        "Leave the packages out; Regraft must then be installed where the model is to run.")] = False
+    wheel: Annotated[str | Path | None, Setting(
+        "The wheel of Regraft to put in; by default one is made of the Regraft that runs.", metavar="FILE")] = None
+    force: Annotated[bool, Setting("Replace a bundle in DIR.")] = False
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.no_wheels and self.wheel is not None:
+            raise SettingsError(["wheel: it is a package, and no_wheels leaves packages out; give one of them"])
+
+
+@dataclasses.dataclass(frozen=True)
 class BackbonesSettings:
     """Settings of ``backbones``."""
 

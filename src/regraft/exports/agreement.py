@@ -18,12 +18,7 @@ from regraft.records.base import shown
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Agreement
 from regraft.runtime import OnnxModel
-
-#: Largest difference of a probability that is let pass.
-TOLERANCE = 1e-4
-
-#: The same of a logit, as a share of the largest one: where a model is sure of itself, probabilities hide differences.
-LOGIT_TOLERANCE = 1e-3
+from regraft.selftest.answers import LOGIT_TOLERANCE, TOLERANCE
 
 #: Numbers of images that are run at a time: the file must not care.
 BATCHES = (1, 2, 5, 64)
@@ -95,12 +90,8 @@ def _compare(exported: OnnxModel, model: Model, files: Sequence[Path], pixels_NH
     """Compare answers in batches of each size: the first images, repeated where they are fewer."""
     answers = model.predict(list(files), device="cpu")
     expected_P = np.array([[(answer.probabilities or {})[name] for name in model.classes] for answer in answers])
-    engine = model.engine("cpu")
     # By the model's own rules: those in the file may differ.
-    own_NHWC = np.stack([view0(file, model.record.preprocessing).pixels for file in files])
-    features_ND = np.concatenate([engine.run(own_NHWC[at:at + engine.batch])
-                                  for at in range(0, len(files), engine.batch)])
-    expected_L = model.head.logits(features_ND)
+    expected_L = model.logits(np.stack([view0(file, model.record.preprocessing).pixels for file in files]))
     found.largest_logit = _larger(found.largest_logit, expected_L)
     for size in sizes:
         rows = [i % len(files) for i in range(size)]

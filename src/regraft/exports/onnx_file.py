@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from regraft.networks.onnx_graph import onnx_graph, refuse_large
-from regraft.records.exported import LOGITS, PROBABILITIES
+from regraft.records.exported import LOGITS, PROBABILITIES, sealed
 
 
 def onnx_bytes(classifier: nn.Module, size: int, about: Mapping[str, str]) -> bytes:
@@ -23,5 +23,4 @@ def onnx_bytes(classifier: nn.Module, size: int, about: Mapping[str, str]) -> by
     onnx.helper.set_model_props(proto, dict(about))
     refuse_large(proto.ByteSize())
     onnx.checker.check_model(proto)
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+    return sealed(proto.SerializeToString(deterministic=True))

@@ -93,6 +93,7 @@ def _about(model: Model, digest: str) -> ExportedRecord:
         labels=record.classes, preprocessing=record.preprocessing, model_digest=digest, regraft_version=__version__,
         decoder=DECODER, backbone=record.backbone, head=record.head.label, training_counts=record.training_counts,
         seen=model.seen.training | model.seen.validation, decision=record.decision,
+        self_test=model.self_test or model.record_self_test(),
         # What is far from the known images is told from their features, which the file does not give.
         unknown=None if record.unknown is None or record.unknown.kind == "relative_mahalanobis" else record.unknown)
 

@@ -381,7 +381,7 @@ class Training:
             weights_digest=self._digest(network), licence=network.licence, preprocessing=self.rules,
             readouts=outcome.readouts, head=head.settings, training_counts=tuple(int(c) for c in counts),
             own=own_record(settings, network.module, outcome.readouts, self.rules), **settled.recorded)
-        model.save(self.folder.out, record, network.state(), head, seen, settled.known)
+        model.save(self.folder.out, record, network.state(), head, seen, settled.known, settings.module)
         keep_answers(self.folder, self.job.index, self.features, settled.held, P_test)
         if fitted is not None:
             keep_map(self.folder, self.job.index, self.features, MAPPED, settings.seed)

@@ -161,7 +161,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
         training_counts=tuple(int(c) for c in fitted.training_counts),
         own=own_record(settings, network.module, network.readouts, rules), **settled.recorded)
-    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known)
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known, settings.module)
     keep_answers(folder, index, features, settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,

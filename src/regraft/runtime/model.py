@@ -78,9 +78,10 @@ class OnnxModel:
 
         The network sees them one by one, so an image's answer does not depend on its company.
         """
-        return softmax(self._logits(pixels_BHWC)).astype(np.float64, copy=False)
+        return softmax(self.logits(pixels_BHWC)).astype(np.float64, copy=False)
 
-    def _logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Scores of the classes of any number of images (uint8), before the softmax, float64 [B, K]."""
         each = [self.outputs(pixels_HWC[None])[1] for pixels_HWC in pixels_BHWC]
         return np.concatenate(each).astype(np.float64)
 
@@ -111,7 +112,7 @@ class OnnxModel:
 
     def _answer(self, names: Sequence[str], pixels_BHWC: NDArray[np.uint8]) -> list[Prediction]:
         no_features = np.empty((len(names), 0), np.float32)
-        return predictions(names, no_features, self._logits(pixels_BHWC), self.classes, self.record.unknown,
+        return predictions(names, no_features, self.logits(pixels_BHWC), self.classes, self.record.unknown,
                            rule=self.record.decision)
 
 
@@ -128,16 +129,25 @@ def load_onnx(path: str | Path, module: object = None) -> OnnxModel:
     """
     if module is not None:
         raise ModelError(f"{shown(str(path))} holds its network; leave the module away")
+    try:
+        return OnnxModel(read_onnx(path))
+    except DataError as error:
+        raise ModelError(f"{shown(str(path))} is no model that `regraft export` wrote: {error}") from None
+
+
+def read_onnx(path: str | Path) -> bytes:
+    """The bytes of a file that may be an exported one; raises ModelError where there is none or it is too large."""
     file = Path(path).expanduser()
     try:
         if not file.is_file():
             raise ModelError(f"{shown(str(path))} does not exist; `regraft export MODEL --out {shown(str(path))}` "
                              "writes it")
         if file.stat().st_size > MOST_BYTES:
-            raise DataError(f"it has {file.stat().st_size:,} bytes, and one ONNX file holds at most {MOST_BYTES:,}")
-        return OnnxModel(file.read_bytes())
-    except (DataError, OSError) as error:
-        raise ModelError(f"{shown(str(path))} is no model that `regraft export` wrote: {error}") from None
+            raise ModelError(f"{shown(str(path))} is no model that `regraft export` wrote: it has "
+                             f"{file.stat().st_size:,} bytes, and one ONNX file holds at most {MOST_BYTES:,}")
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{shown(str(path))} can't be read ({error.strerror or error})") from None
 
 
 def _session(data: bytes) -> Any:

@@ -1,0 +1,1 @@
+"""What a model answered where it was made, asked again on another machine; nothing in this room needs PyTorch."""
