@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from regraft import manifest
 from regraft.answering import Answerer, named_sources
 from regraft.decisions.answering import predictions
-from regraft.decisions.novelty import Known
+from regraft.decisions.novelty import Known, novelty
 from regraft.engines.light import does_without_torch, light_engine
 from regraft.errors import DataError, ModelError, OutputError
 from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
+from regraft.records.exported import export_names
 from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 
@@ -44,10 +45,6 @@ HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
 RUN = "run"
-
-#: The export of the model and what was found about it; they go with the model they were made of.
-EXPORT = "model.onnx"
-EXPORT_RECORD = ".json"  # after the export's name, whatever it is
 
 _DIGEST_BYTES = 16
 
@@ -165,8 +162,9 @@ class Model:
     def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
         """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
         about = self._about
-        return predictions(names, features_ND, self.head.logits(features_ND), about.classes, about.unknown, self.known,
-                           about.decision)
+        logits_NK = self.head.logits(features_ND)
+        novelty_N = None if about.unknown is None else novelty(about.unknown.kind, self.known, features_ND, logits_NK)
+        return predictions(names, logits_NK, about.classes, about.unknown, novelty_N, about.decision)
 
     @property
     def _about(self) -> ModelRecord | HeadRecord:
@@ -310,7 +308,7 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
         files = {name: manifest.file_digest(stage / name) for name in contents}
         _write(stage / manifest.NAME, manifest.manifest_text(files).encode())
         # An export of the model that is replaced would answer for this one.
-        for stale in (manifest.NAME, EXPORT, EXPORT + EXPORT_RECORD):
+        for stale in (manifest.NAME, *export_names()):
             (folder / stale).unlink(missing_ok=True)
         for name in (*contents, manifest.NAME):
             os.replace(stage / name, folder / name)
