@@ -120,9 +120,7 @@ class Model:
         return self.network()
 
     def _light(self) -> LiteNetwork:
-        from safetensors.numpy import load_file
-
-        return restore_lite(self.record.backbone, load_file(self.folder / BACKBONE), "predicting")
+        return restore_lite(self.record.backbone, _tensors(self.folder / BACKBONE), "predicting")
 
     def network(self) -> Any:
         """The backbone with the model's weights: a torch module of its own in inference mode.
@@ -219,14 +217,12 @@ def load(path: str | Path, module: object = None) -> Model:
     Raises ModelError where there is no finished model or the module is another network, TamperedError where a byte
     was changed.
     """
-    from safetensors.numpy import load_file
-
     folder = Path(path).expanduser()
     listed = manifest.verify(folder, HEAD_FILES)
     try:
-        head, images = load_file(folder / HEAD), load_file(folder / IMAGES)
+        head, images = _tensors(folder / HEAD), _tensors(folder / IMAGES)
         seen = SeenImages(_digests(images["training"]), _digests(images["validation"]))
-        known = Known.of(load_file(folder / UNKNOWN)) if UNKNOWN in listed else None
+        known = Known.of(_tensors(folder / UNKNOWN)) if UNKNOWN in listed else None
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
@@ -236,7 +232,7 @@ def load(path: str | Path, module: object = None) -> Model:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
             model = HeadModel(folder, about, restore_head(about.head, head).tempered(about.temperature), seen, known)
-    except (DataError, KeyError, ValueError, OSError) as error:
+    except (DataError, KeyError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
     if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
@@ -272,6 +268,17 @@ def _json(path: Path) -> Any:
     import json
 
     return json.loads(path.read_text("utf-8"))
+
+
+def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file; raises ModelError where it is none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path} holds no readable tensors ({error}); the model can't be used") from None
 
 
 def _digests(rows_NB: NDArray[np.uint8]) -> frozenset[bytes]:

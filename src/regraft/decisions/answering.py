@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.decisions.rules import ASKED, decide, label_sets
+from regraft.errors import ModelError
 from regraft.heads.solver import softmax
 from regraft.records.decisions import ASK, DecisionRule, Unknown
 from regraft.records.results import Prediction
@@ -19,8 +20,11 @@ def predictions(names: Sequence[str], logits_NK: NDArray[np.float64], classes: S
     """The answer for each of N images: label, probabilities, novelty, decision, set of labels.
 
     ``logits_NK`` are the calibrated head's, ``novelty_N`` is what ``unknown`` judges. What is unknown, a rule that
-    asks persons asks for too.
+    asks persons asks for too. Raises ModelError where a score is no number.
     """
+    if not (np.isfinite(logits_NK).all() and (novelty_N is None or np.isfinite(novelty_N).all())):
+        raise ModelError("the model gives scores that are no numbers, so its weights are damaged or none of a trained "
+                         "model; train it again, or take another copy")
     P_NK = softmax(logits_NK).astype(np.float64, copy=False)
     unknown_N = None if unknown is None or novelty_N is None else novelty_N > unknown.threshold
     decided_N = _decisions(P_NK, unknown_N, rule, classes)

@@ -116,7 +116,7 @@ def _require_rounding(found: _Differences, readable: int) -> None:
     if found.rounding:
         return
     example = f", such as that of {shown(str(min(found.other_label)))}" if found.other_label else ""
-    novelty = (f", novelty by up to {found.novelty:.1e} ({found.novelty_let_pass:.1e})" if found.measured else "")
+    novelty = f", novelty by up to {found.novelty:.1e} ({found.novelty_let_pass:.1e})" if found.measured else ""
     raise ExportError(
         f"the exported file does not answer as the model does: {len(found.other_label):,} of {readable:,} labels "
         f"differ{example}, probabilities by up to {found.probabilities:.1e} ({TOLERANCE:g} is let pass), scores "
@@ -128,18 +128,20 @@ def _require_small_loss(agreement: Agreement, precision: str) -> None:
     """Raise ExportError where a lower precision costs more accuracy than is let pass, or gives no numbers."""
     instead = f"take --precision {'fp16 or ' if precision == 'int8' else ''}fp32"
     if not np.isfinite([agreement.largest_logit_difference, agreement.largest_probability_difference]).all():
-        raise ExportError(f"in {precision} this network gives scores that are no numbers; nothing was written; {instead}")
+        raise ExportError(f"in {precision} this network gives scores that are no numbers; nothing was written; "
+                          f"{instead}")
     if agreement.accuracy is not None and agreement.accuracy_change is not None:
         loss, words = -agreement.accuracy_change, (
-            f"is right on {agreement.accuracy + agreement.accuracy_change:.1%} of {agreement.labelled:,} images and the "
-            f"model on {agreement.accuracy:.1%}, {-100 * agreement.accuracy_change:.1f} points more")
+            f"is right on {agreement.accuracy + agreement.accuracy_change:.1%} of {agreement.labelled:,} images and "
+            f"the model on {agreement.accuracy:.1%}, {-100 * agreement.accuracy_change:.1f} points more")
     else:
         differ = agreement.images - agreement.labels_equal
         loss, words = differ / agreement.images, (
-            f"gives {differ:,} of {agreement.images:,} images another label than the model, {differ / agreement.images:.1%}"
-            " of them")
+            f"gives {differ:,} of {agreement.images:,} images another label than the model, "
+            f"{differ / agreement.images:.1%} of them")
     if loss > LOSS + 1e-12:
-        raise ExportError(f"the {precision} file {words}; {100 * LOSS:g} point is let pass; nothing was written; {instead}")
+        raise ExportError(f"the {precision} file {words}; {100 * LOSS:g} point is let pass; nothing was written; "
+                          f"{instead}")
 
 
 def _pixels(file: Path, rules: Preprocessing) -> NDArray[np.uint8] | None:
@@ -171,7 +173,8 @@ def _compare(exported: Answering, model: Model, files: Sequence[Path], pixels_NH
             if model.classes[best] != answers[row].label:
                 found.other_label.add(files[row])
         if novelty_N is not None:
-            _compare_novelty(exported, model, [(files[row], answers[row]) for row in rows], novelty_N.astype(np.float64), found)
+            answered = [(files[row], answers[row]) for row in rows]
+            _compare_novelty(exported, model, answered, novelty_N.astype(np.float64), found)
 
 
 def _compare_novelty(exported: Answering, model: Model, answered: Sequence[tuple[Path, Prediction]],

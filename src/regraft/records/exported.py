@@ -140,7 +140,7 @@ class ExportedRecord(Record):
                 seen=frozenset(digests[at:at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)))
         except KeyError as error:
             raise DataError(f"it does not tell its {error.args[0]}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(f"what it tells about itself can't be read ({error})") from None
 
 

@@ -157,9 +157,9 @@ def _export_of(folder: Path, progress: Progress) -> OnnxModel:
 def _require_same_answers(folder: Path, file: Path, model: OnnxModel, progress: Progress) -> None:
     """Raise ModelError where the folder's export is of a lower precision; tell what an older one leaves out."""
     if model.record.precision != "fp32":
-        raise ModelError(f"{shown(str(file))} is in {model.record.precision}, and a model folder is served as it answers, "
-                         f"in fp32; type: regraft export {shown(str(folder))}, or serve that file itself: regraft serve "
-                         f"{shown(str(file))}")
+        raise ModelError(f"{shown(str(file))} is in {model.record.precision}, and a model folder is served as it "
+                         f"answers, in fp32; type: regraft export {shown(str(folder))}, or serve that file itself: "
+                         f"regraft serve {shown(str(file))}")
     if model.record.unknown is None and (folder / UNKNOWN).is_file():
         progress.say(f"{shown(str(file))} was written by an earlier version and does not tell what is unknown; to have "
                      f"that, type: regraft export {shown(str(folder))}")

@@ -13,7 +13,7 @@ from regraft.answering import Answerer, named_sources
 from regraft.data.decode import MAX_BYTES
 from regraft.data.view import view0
 from regraft.decisions.answering import predictions
-from regraft.decisions.novelty import novelty
+from regraft.decisions.novelty import unsureness
 from regraft.errors import DataError, ModelError, UsageError
 from regraft.heads.solver import softmax
 from regraft.progress import Progress, Silent
@@ -103,7 +103,7 @@ class OnnxModel:
             return logits_BK, np.concatenate([one.novelty for one in each if one.novelty is not None], dtype=np.float64)
         if self.record.unknown is None:
             return logits_BK, None
-        return logits_BK, novelty(self.record.unknown.kind, None, np.empty((len(each), 0), np.float32), logits_BK)
+        return logits_BK, unsureness(self.record.unknown.kind, logits_BK)
 
     def outputs(self, pixels_BHWC: NDArray[np.uint8]) -> Outputs:
         """What the file gives for a batch, as it gives it."""
