@@ -64,7 +64,8 @@ class _Differences:
     def rounding(self) -> bool:
         """Whether all of it is rounding; a difference that is no number is not."""
         return (not self.other_label and self.probabilities <= TOLERANCE
-                and self.logits <= LOGIT_TOLERANCE * self.largest_logit and max(self.novelty, self.from_threshold) <= self.novelty_let_pass)
+                and self.logits <= LOGIT_TOLERANCE * self.largest_logit
+                and float(np.maximum(self.novelty, self.from_threshold)) <= self.novelty_let_pass)
 
 
 def check(exported: Answering, model: Model, files: Sequence[Path], splits: dict[str, int], progress: Progress,

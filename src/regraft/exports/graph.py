@@ -54,7 +54,7 @@ class HalfReader(Reader):
 
 
 def novelty_module(kind: NoveltyKind, known: Known | None) -> nn.Module:
-    """:func:`regraft.decisions.novelty.novelty` in fp32; raises DataError as it does."""
+    """:func:`regraft.decisions.novelty.novelty` in fp32, of features and logits; raises DataError as it does."""
     if kind != "relative_mahalanobis":
         return _Unsureness(energy=kind == "energy")
     if known is None:
@@ -69,7 +69,7 @@ class _Unsureness(nn.Module):
         super().__init__()
         self.energy = energy
 
-    def forward(self, features_ND: Tensor, logits_NK: Tensor) -> Tensor:
+    def forward(self, _: Tensor, logits_NK: Tensor) -> Tensor:
         return -logits_NK.logsumexp(1) if self.energy else 1 - logits_NK.softmax(1).amax(1)
 
 
@@ -85,7 +85,7 @@ class _Distance(nn.Module):
 
     means_1KR: Tensor
 
-    def forward(self, features_ND: Tensor, logits_NK: Tensor) -> Tensor:
+    def forward(self, features_ND: Tensor, _: Tensor) -> Tensor:
         at_NR = self.projection(features_ND)
         to_each_NK = ((self.inside(at_NR)[:, None] - self.means_1KR) ** 2).sum(2)
         return to_each_NK.amin(1) - (self.overall(at_NR) ** 2).sum(1)

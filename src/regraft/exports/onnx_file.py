@@ -40,7 +40,8 @@ def onnx_model(classifier: Classifier, size: int) -> onnx.ModelProto:
     # Two images: of one, the exporter would take the number for a constant of the network.
     example_NHWC = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     measured = [] if classifier.novelty is None else [NOVELTY]
-    proto = onnx_graph(_WithFeatures(classifier), example_NHWC, [FEATURES, PROBABILITIES, LOGITS, *measured], any_number=True)
+    names = [FEATURES, PROBABILITIES, LOGITS, *measured]
+    proto = onnx_graph(_WithFeatures(classifier), example_NHWC, names, any_number=True)
     outputs = [output for output in proto.graph.output if output.name != FEATURES]
     del proto.graph.output[:]
     proto.graph.output.extend(outputs)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import regraft.engines.openvino  # noqa: F401  - keeps OpenVINO from reporting its import
 from numpy.typing import NDArray
+
+import regraft.engines.openvino  # noqa: F401  - keeps OpenVINO from reporting its import
 
 # isort: split
 import openvino

@@ -51,9 +51,9 @@ def _built_by_timm(model: Model) -> Resolved:
     if found.entry.source not in ("bundled", "timm"):
         raise ExportError(f"{record.backbone} is none of timm's networks; write --format torch or onnx")
     if record.head.readouts != (LAST,) or record.head.hidden:
-        what = f"{len(record.head.hidden) + 1} layers" if record.head.hidden else f"on {' + '.join(record.head.readouts)}"
-        raise ExportError(f"a timm network has one linear layer on its last features, and this model's head is {what}; "
-                          "train with --strategy full or partial and --set head.reads=last, or write --format onnx")
+        layers = "linear" if not record.head.hidden else f"of {len(record.head.hidden) + 1} layers"
+        raise ExportError("a timm network has one linear layer on its last features, and this model's head is "
+                          f"{layers} on {' + '.join(record.head.readouts)}; train with --strategy full or partial and --set head.reads=last, or write --format onnx")
     return found
 
 

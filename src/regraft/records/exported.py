@@ -135,8 +135,8 @@ class ExportedRecord(Record):
                 model_digest=texts["model_digest"], regraft_version=texts["regraft_version"],
                 unknown=_optional(Unknown, texts["unknown"]), decision=_optional(DecisionRule, texts["decision"]),
                 precision=cast(ExportPrecision, texts["precision"]),
-                agreement=_optional(Agreement, texts["agreement"]), decoder=texts["decoder"], backbone=texts["backbone"],
-                head=texts["head"],
+                agreement=_optional(Agreement, texts["agreement"]), decoder=texts["decoder"],
+                backbone=texts["backbone"], head=texts["head"],
                 seen=frozenset(digests[at:at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)))
         except KeyError as error:
             raise DataError(f"it does not tell its {error.args[0]}") from None

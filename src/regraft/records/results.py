@@ -575,8 +575,8 @@ class Agreement(Record):
             text += (f"\n  same verdict on being unknown on {self.unknown_equal:,}, novelty within "
                      f"{self.largest_novelty_difference:.1e}")
         if self.accuracy is not None and self.accuracy_change is not None:
-            text += (f"\n  accuracy on these {self.accuracy + self.accuracy_change:.1%}, the model's {self.accuracy:.1%} "
-                     f"({self.accuracy_change * 100:+.1f} points)")
+            text += (f"\n  accuracy on these {self.accuracy + self.accuracy_change:.1%}, the model's "
+                     f"{self.accuracy:.1%} ({self.accuracy_change * 100:+.1f} points)")
         return text
 
 

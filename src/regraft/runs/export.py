@@ -46,7 +46,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True)
 class Compared:
     """The files to compare on, how many of them are of which split, their classes as far as the training recorded them,
-    and what ranges may be learned on."""
+    and what ranges may be learned on.
+    """
 
     files: list[Path]
     splits: dict[str, int]
