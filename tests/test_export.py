@@ -479,7 +479,8 @@ def test_timm_takes_one_linear_layer_alone(folder: Path) -> None:
     record = regraft.load(folder).record
     assert record.head.readouts != ("last",)
     with pytest.raises(ExportError, match=r"one linear layer on its last features, and this model's head is linear "
-                                          r"on last \+ .*; train with --strategy full or partial and --set head\.reads=last"):
+                                          r"on last \+ .*; train with --strategy full or partial and --set "
+                                          r"head\.reads=last"):
         regraft.export(folder, format="timm", quiet=True)
     assert not names(folder) & set(export_names())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def timm_files(model: Model, about: ExportedRecord) -> Candidate:
     Raises ExportError where a timm network with its own classifier can't be this model.
     """
     found = _built_by_timm(model)
+    about = replace(about, unknown=None)  # nothing in these files measures it
     network: nn.Module = model.network()
     name = model.record.head_readouts[0].node.removesuffix(INPUT)
     if not isinstance(network.get_submodule(name), nn.Linear):
@@ -53,7 +55,8 @@ def _built_by_timm(model: Model) -> Resolved:
     if record.head.readouts != (LAST,) or record.head.hidden:
         layers = "linear" if not record.head.hidden else f"of {len(record.head.hidden) + 1} layers"
         raise ExportError("a timm network has one linear layer on its last features, and this model's head is "
-                          f"{layers} on {' + '.join(record.head.readouts)}; train with --strategy full or partial and --set head.reads=last, or write --format onnx")
+                          f"{layers} on {' + '.join(record.head.readouts)}; train with --strategy full or partial and "
+                          "--set head.reads=last, or write --format onnx")
     return found
 
 
