@@ -61,12 +61,17 @@ def refused(path: Path, picture: Path, message: str) -> None:
 
 
 def pickled(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(pickle.dumps({"weight": Malicious(folder.parent / "proof")})
-                                                      ) and None
+    def plant(folder: Path) -> None:
+        (folder / name).write_bytes(pickle.dumps({"weight": Malicious(folder.parent / "proof")}))
+
+    return plant
 
 
 def header(name: str, length: int, text: bytes = b"{}") -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(length.to_bytes(8, "little") + text) and None
+    def plant(folder: Path) -> None:
+        (folder / name).write_bytes(length.to_bytes(8, "little") + text)
+
+    return plant
 
 
 def tensors(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:

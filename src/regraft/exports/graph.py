@@ -88,7 +88,8 @@ class _Distance(nn.Module):
     def forward(self, features_ND: Tensor, _: Tensor) -> Tensor:
         at_NR = self.projection(features_ND)
         to_each_NK = ((self.inside(at_NR)[:, None] - self.means_1KR) ** 2).sum(2)
-        return to_each_NK.amin(1) - (self.overall(at_NR) ** 2).sum(1)
+        novelty_N: Tensor = to_each_NK.amin(1) - (self.overall(at_NR) ** 2).sum(1)
+        return novelty_N
 
 
 def head_module(head: Head) -> nn.Module:
