@@ -405,8 +405,8 @@ def test_lower_precisions_say_what_they_change(precision: Any, folder: Path, cro
     assert not [trace for trace in (b"site-packages", b"stack_trace", own, str(folder).encode()) if trace in data]
     if precision == "int8":
         proto = onnx.load(found.out)
-        quantised = {node.op_type for node in proto.graph.node}
-        assert {"QuantizeLinear", "DequantizeLinear"} <= quantised
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in proto.graph.node}
+        assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
         shutil.copy(found.out, folder / "model.onnx")
         shutil.copy(found.out + ".json", folder / "model.onnx.json")
         with pytest.raises(ModelError, match=r"model\.onnx is in int8, and a model folder is served as it answers"):

@@ -36,7 +36,11 @@ def int8(proto: onnx.ModelProto, pictures: Iterable[NDArray[np.uint8]]) -> onnx.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder, _silent():
         whole, prepared, done = (Path(folder) / f"{name}.onnx" for name in ("whole", "prepared", "done"))
-        onnx.save(proto, whole)
+        # What the graph gives keeps its name; inside, the optimiser may take the features for something else.
+        watched = onnx.ModelProto()
+        watched.CopyFrom(proto)
+        watched.graph.output.append(onnx.helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, None))
+        onnx.save(watched, whole)
         try:
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantize_static(
@@ -47,7 +51,16 @@ def int8(proto: onnx.ModelProto, pictures: Iterable[NDArray[np.uint8]]) -> onnx.
             lines = str(error).strip().splitlines()
             raise ExportError(f"ONNX Runtime can't bring this network to int8 ({lines[0] if lines else error!r}); take "
                               "--precision fp16 or fp32") from error
-        return onnx.load(done)
+        quantised = onnx.load(done)
+    outputs = [output for output in quantised.graph.output if output.name != FEATURES]
+    del quantised.graph.output[:]
+    quantised.graph.output.extend(outputs)
+    # The optimiser names every set of operators that it knows; a file names those that it needs.
+    needed = {node.domain for node in quantised.graph.node}
+    imports = [one for one in quantised.opset_import if one.domain in needed]
+    del quantised.opset_import[:]
+    quantised.opset_import.extend(imports)
+    return quantised
 
 
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]
