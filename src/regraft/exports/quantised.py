@@ -81,7 +81,7 @@ def _in_fp32(proto: onnx.ModelProto) -> list[str]:
     first = next((i for i, node in enumerate(nodes) if node.op_type in _HEAVY), len(nodes))
     kept, reached = [node.name for node in nodes[:first]], {FEATURES}
     for node in nodes[first:]:
-        if reached & set(node.input):
+        if reached & {*node.input, *node.output}:  # what joins the features joins them in fp32
             reached |= set(node.output)
             kept.append(node.name)
     return [name for name in kept if name]
