@@ -20,3 +20,24 @@ def json_of(*arguments: object, exit_code: int = 0) -> Any:
     done = regraft_cli(*arguments, "--json")
     assert done.returncode == exit_code, done.stderr
     return json.loads(done.stdout)
+
+
+#: What stands in for a machine without PyTorch.
+WITHOUT_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnxscript', 'openvino'):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+from regraft.cli import main
+main(sys.argv[1:])
+"""
+
+
+def without_torch(*arguments: object, exit_code: int = 0) -> Any:
+    """The document that a command prints where PyTorch can't be imported, or its error."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments), "--json"], capture_output=True,
+                          text=True, check=False, timeout=300)
+    assert done.returncode == exit_code, done.stderr
+    return json.loads(done.stdout) if exit_code == 0 else done.stderr

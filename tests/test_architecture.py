@@ -30,6 +30,7 @@ WITHOUT_TORCH = (
     "regraft.manifest", "regraft.model", "regraft.extraction.files", "regraft.runs.train", "regraft.runs.train_file",
     "regraft.runs.features", "regraft.runs.inspect", "regraft.runs.update", "regraft.data.joining",
     "regraft.runs.fetch", "regraft.runs.evaluate", "regraft.exports",
+    "regraft.exports.agreement", "regraft.exports.candidate",
     "regraft.runs.export", "regraft.demonstration", "regraft.answering", "regraft.runtime", "regraft.networks.lite",
     "regraft.engines.light", "regraft.runs.predict", "regraft.runs.serve", "regraft.serving.app",
     "regraft.strategy.library", "regraft.strategy.changing", "regraft.strategy.explaining",

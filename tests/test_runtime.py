@@ -24,26 +24,7 @@ from regraft.networks.lite import load_lite
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
 from regraft.runtime import OnnxModel, load_onnx
-from tests.doors import json_of, regraft_cli
-
-WITHOUT_TORCH = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'onnxscript', 'openvino'):
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-from regraft.cli import main
-main(sys.argv[1:])
-"""
-
-
-def without_torch(*arguments: object, exit_code: int = 0) -> Any:
-    """The document that a command prints where PyTorch can't be imported, or its error."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments), "--json"], capture_output=True,
-                          text=True, check=False, timeout=300)
-    assert done.returncode == exit_code, done.stderr
-    return json.loads(done.stdout) if exit_code == 0 else done.stderr
+from tests.doors import json_of, regraft_cli, without_torch
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +33,12 @@ def file(exported: ExportResult) -> OnnxModel:
 
 
 def close(given: Any, expected: Any) -> None:
-    """The same labels, and probabilities as near as engines are."""
-    assert [p["label"] for p in given["predictions"]] == [p["label"] for p in expected["predictions"]]
+    """The same labels and verdicts, and probabilities as near as engines are."""
+    for key in ("label", "unknown", "decision", "labels"):
+        assert [p[key] for p in given["predictions"]] == [p[key] for p in expected["predictions"]]
     for one, other in zip(given["predictions"], expected["predictions"], strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+        assert one["novelty"] == pytest.approx(other["novelty"], abs=1e-3)
 
 
 def test_a_file_answers_as_its_folder_does_and_never_asks_for_torch(exported: ExportResult, crops: Path) -> None:
@@ -65,6 +48,32 @@ def test_a_file_answers_as_its_folder_does_and_never_asks_for_torch(exported: Ex
     assert isinstance(loaded, OnnxModel)
     assert loaded.predict(crops).to_dict() == regraft.predict(exported.out, crops, quiet=True).to_dict()
     assert (loaded.classes, loaded.digest) == (("flower", "palace"), exported.model_digest)
+
+
+def earlier(exported: str, path: Path, unknown: str = "null") -> Path:
+    """The same file as an earlier version wrote it: no output for the novelty, and nothing said of precision."""
+    proto = onnx.load(exported)
+    del proto.graph.output[2]
+    texts = {entry.key: entry.value for entry in proto.metadata_props if entry.key not in ("precision", "agreement")}
+    onnx.helper.set_model_props(proto, {**texts, "format_version": "2", "unknown": unknown})
+    onnx.save(proto, path)
+    return path
+
+
+def test_files_of_the_version_before_still_answer(exported: ExportResult, crops: Path, tmp_path: Path) -> None:
+    expected = regraft.predict(exported.out, crops, quiet=True)
+    assert expected[0].novelty is not None
+    found = regraft.load(earlier(exported.out, tmp_path / "old.onnx")).predict(crops)
+    assert [answer.probabilities for answer in found] == [answer.probabilities for answer in expected]
+    assert {(answer.unknown, answer.novelty) for answer in found} == {(None, None)}
+    softmax = json.dumps({"format_version": 1, "kind": "softmax", "threshold": 0.2, "accept": 0.95, "accepted": 0.95,
+                          "chosen_by": "", "tried": {}})
+    for answer in regraft.load(earlier(exported.out, tmp_path / "old.onnx", softmax)).predict(crops):
+        assert answer.novelty == pytest.approx(1 - (answer.probability or 0))
+        assert answer.unknown is ((answer.novelty or 0) > 0.2)
+    distance = softmax.replace("softmax", "relative_mahalanobis")
+    with pytest.raises(ModelError, match="gives other things than what it tells"):
+        regraft.load(earlier(exported.out, tmp_path / "old.onnx", distance))
 
 
 def test_pixels_and_run_are_the_way_of_predict(file: OnnxModel, crops: Path) -> None:

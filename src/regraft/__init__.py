@@ -3,7 +3,8 @@
 The doors are functions: :func:`train`, :func:`inspect`, :func:`rank`, :func:`advise`, :func:`evaluate`,
 :func:`predict`, :func:`compare`, :func:`update`, :func:`load`, :func:`features`, :func:`backbones`, :func:`fetch`,
 :func:`store`, :func:`doctor`, :func:`demo`, :func:`recipes`, :func:`plan`, :func:`explain`, :func:`export`,
-:func:`verify`, :func:`bundle`, :func:`serve`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in :mod:`regraft.errors`.
+:func:`verify`, :func:`bundle`, :func:`serve`, :func:`write_report`, :func:`iter_epochs`; what can go wrong is in
+:mod:`regraft.errors`.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _listed(folder: Path, text: str) -> dict[str, str]:
     try:
         parsed: Any = json.loads(text)
         files = parsed["files"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise changed from None
     if isinstance(parsed, dict) and parsed.get("format_version") not in (_FORMAT, None):
         raise ModelError(f"{folder / NAME} has format_version {parsed['format_version']!r}; this Regraft reads "

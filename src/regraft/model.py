@@ -24,6 +24,7 @@ from regraft.heads.dense import Head, head_tensors, restore_head
 from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
+from regraft.records.exported import export_names
 from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.results import Prediction, Predictions
 from regraft.records.selftest import SelfTest
@@ -48,10 +49,6 @@ HEAD_FILES = (RECORD, HEAD, IMAGES)
 
 #: Where the run that made the model keeps its record; nothing below decides answers.
 RUN = "run"
-
-#: The export of the model and what was found about it; they go with the model they were made of.
-EXPORT = "model.onnx"
-EXPORT_RECORD = ".json"  # after the export's name, whatever it is
 
 _DIGEST_BYTES = 16
 
@@ -127,9 +124,7 @@ class Model:
         return self.network()
 
     def _light(self) -> LiteNetwork:
-        from safetensors.numpy import load_file
-
-        return restore_lite(self.record.backbone, load_file(self.folder / BACKBONE), "predicting")
+        return restore_lite(self.record.backbone, _tensors(self.folder / BACKBONE), "predicting")
 
     def network(self) -> Any:
         """The backbone with the model's weights: a torch module of its own in inference mode.
@@ -169,8 +164,9 @@ class Model:
     def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
         """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
         about = self._about
-        return predictions(names, features_ND, self.head.logits(features_ND), about.classes, about.unknown, self.known,
-                           about.decision)
+        logits_NK = self.head.logits(features_ND)
+        novelty_N = None if about.unknown is None else novelty(about.unknown.kind, self.known, features_ND, logits_NK)
+        return predictions(names, logits_NK, about.classes, about.unknown, novelty_N, about.decision)
 
     def unlike(self, features_ND: NDArray[np.float32]) -> NDArray[np.bool_] | None:
         """Which of N images are unlike what the model knows, bool [N], given what :meth:`answer` takes.
@@ -258,14 +254,12 @@ def load(path: str | Path, module: object = None) -> Model:
     Raises ModelError where there is no finished model or the module is another network, TamperedError where a byte
     was changed.
     """
-    from safetensors.numpy import load_file
-
     folder = Path(path).expanduser()
     listed = manifest.verify(folder, HEAD_FILES)
     try:
-        head, images = load_file(folder / HEAD), load_file(folder / IMAGES)
+        head, images = _tensors(folder / HEAD), _tensors(folder / IMAGES)
         seen = SeenImages(_digests(images["training"]), _digests(images["validation"]))
-        known = Known.of(load_file(folder / UNKNOWN)) if UNKNOWN in listed else None
+        known = Known.of(_tensors(folder / UNKNOWN)) if UNKNOWN in listed else None
         if BACKBONE in listed:
             record = ModelRecord.from_dict(_json(folder / RECORD))
             width = sum(readout.dim for readout in record.head_readouts)
@@ -275,7 +269,7 @@ def load(path: str | Path, module: object = None) -> Model:
             about = HeadRecord.from_dict(_json(folder / RECORD))
             width = about.dim
             model = HeadModel(folder, about, restore_head(about.head, head).tempered(about.temperature), seen, known)
-    except (DataError, KeyError, ValueError, OSError) as error:
+    except (DataError, KeyError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{folder} is no model that this Regraft can read: {error}") from None
     if model.head.shape != (width, len(model.classes)):
         raise ModelError(f"{folder / HEAD} has weights {list(model.head.shape)}, the record says "
@@ -309,6 +303,17 @@ def _require_module(model: Model, module: object) -> None:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
+
+
+def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file; raises ModelError where it is none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path} holds no readable tensors ({error}); the model can't be used") from None
 
 
 def _digests(rows_NB: NDArray[np.uint8]) -> frozenset[bytes]:
@@ -351,7 +356,7 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
             names.append(SELF_TEST)
             _sign(stage, names)
         # An export of the model that is replaced would answer for this one.
-        for stale in (manifest.NAME, EXPORT, EXPORT + EXPORT_RECORD):
+        for stale in (manifest.NAME, *export_names()):
             (folder / stale).unlink(missing_ok=True)
         for name in (*names, manifest.NAME):
             os.replace(stage / name, folder / name)

@@ -25,8 +25,13 @@ EngineName = Literal["auto", "pytorch", "openvino", "onnxruntime"]
 Layout = Literal["auto", "classes", "splits"]
 Strategy = Literal["features", "partial", "full", "auto"]
 Pool = Literal["mean", "max", "none"]
-ExportFormat = Literal["onnx"]
+ExportFormat = Literal["onnx", "openvino", "torch", "timm"]
+ExportPrecision = Literal["fp32", "fp16", "int8"]
 PageKind = Literal["images", "no-images", "none"]
+
+#: Endings of the files of each format of export; the first is of the file that is opened.
+EXPORT_ENDINGS: dict[ExportFormat, tuple[str, ...]] = {
+    "onnx": (".onnx",), "openvino": (".xml", ".bin"), "torch": (".pt2",), "timm": (".safetensors", ".json")}
 
 #: Endings of tables of predictions.
 TABLES = (".csv", ".parquet", ".jsonl")
@@ -492,18 +497,31 @@ class ExportSettings:
 
     model: ModelPath
     _: dataclasses.KW_ONLY
-    format: Annotated[ExportFormat, Setting("What to write: one ONNX file from pixels to probabilities.")] = "onnx"
+    format: Annotated[ExportFormat, Setting(
+        "What to write: one ONNX file from pixels to probabilities, the same as OpenVINO's IR or as a PyTorch program "
+        "(.pt2), or the weights of a timm network.")] = "onnx"
+    precision: Annotated[ExportPrecision, Setting(
+        "What the network computes in; fp16 and int8 change answers, and int8 learns its ranges on training "
+        "images.")] = "fp32"
     data: Annotated[str | Path | None, Setting(
         "Where the images to compare on are; by default where the training found them.", metavar="DIR")] = None
     out: Annotated[str | Path | None, Setting(
-        "The file to write; by default model.onnx in the model folder.", metavar="F")] = None
+        "The file to write; by default model.onnx, or as the format calls it, in the model folder.",
+        metavar="F")] = None
     quiet: Quiet = False
     module: TrainedModule = None
 
     def __post_init__(self) -> None:
         check(self)
-        if self.out is not None and Path(self.out).suffix.lower() != f".{self.format}":
-            raise SettingsError([f"out: {str(self.out)!r} is not allowed; its name must end in .{self.format}"])
+        problems = []
+        ending = EXPORT_ENDINGS[self.format][0]
+        if self.out is not None and Path(self.out).suffix.lower() != ending:
+            problems.append(f"out: {str(self.out)!r} is not allowed; its name must end in {ending}")
+        if self.precision != "fp32" and self.format != "onnx":
+            problems.append(f"precision: {self.precision!r} is not allowed with --format {self.format}; leave it away, "
+                            "or write --format onnx")
+        if problems:
+            raise SettingsError(problems)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,6 +194,13 @@ def apply_splits(index: ImageIndex, file: Path) -> ImageIndex:
     return index.with_splits(splits_N).with_findings(*(found if unknown else ()))
 
 
+def read_labels(file: Path) -> dict[tuple[str, str], str]:
+    """The label of each root number and path of a table that :func:`read_splits` has read; none where it has none."""
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
+        return {(row.get("root") or "0", row["path"]): row["label"]
+                for row in csv.DictReader(handle) if row.get("label")}
+
+
 def read_splits(file: Path) -> dict[tuple[str, str], int]:
     """The split (index into SPLITS, or NO_SPLIT) of each root number and path; raises DataError."""
     numbers = {name: i for i, name in enumerate(SPLITS)} | {"": NO_SPLIT}

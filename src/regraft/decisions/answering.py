@@ -7,23 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.decisions.novelty import Known, novelty
 from regraft.decisions.rules import ASKED, decide, label_sets
+from regraft.errors import ModelError
 from regraft.heads.solver import softmax
 from regraft.records.decisions import ASK, DecisionRule, Unknown
 from regraft.records.results import Prediction
 
 
-def predictions(names: Sequence[str], features_ND: NDArray[np.float32], logits_NK: NDArray[np.float64],
-                classes: Sequence[str], unknown: Unknown | None = None, known: Known | None = None,
+def predictions(names: Sequence[str], logits_NK: NDArray[np.float64], classes: Sequence[str],
+                unknown: Unknown | None = None, novelty_N: NDArray[np.floating] | None = None,
                 rule: DecisionRule | None = None) -> list[Prediction]:
     """The answer for each of N images: label, probabilities, novelty, decision, set of labels.
 
-    ``features_ND`` are joined raw readouts, ``logits_NK`` the calibrated head's. What is unknown, a rule that asks
-    persons asks for too.
+    ``logits_NK`` are the calibrated head's, ``novelty_N`` is what ``unknown`` judges. What is unknown, a rule that
+    asks persons asks for too. Raises ModelError where a score is no number.
     """
+    if not (np.isfinite(logits_NK).all() and (novelty_N is None or np.isfinite(novelty_N).all())):
+        raise ModelError("the model gives scores that are no numbers, so its weights are damaged or none of a trained "
+                         "model; train it again, or take another copy")
     P_NK = softmax(logits_NK).astype(np.float64, copy=False)
-    novelty_N = None if unknown is None else novelty(unknown.kind, known, features_ND, logits_NK)
     unknown_N = None if unknown is None or novelty_N is None else novelty_N > unknown.threshold
     decided_N = _decisions(P_NK, unknown_N, rule, classes)
     sets_NK = label_sets(P_NK, rule) if rule is not None and rule.set_share is not None else None

@@ -30,8 +30,8 @@ def tempered(P_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float
 def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32], repeats: int = 1) -> float:
     """The temperature with the lowest log-loss on held-out answers, ``repeats`` of each image.
 
-    It is 1 where a likelihood ratio test at 5 % can't tell it from 1: what is fitted to chance makes probabilities worse
-    as often as better.
+    It is 1 where a likelihood ratio test at 5 % can't tell it from 1: what is fitted to chance makes probabilities
+    worse as often as better.
 
     One image more is counted, whose class nobody knows (as Platt did, 1999): without it, answers that are all right
     would ask for a temperature of 0.

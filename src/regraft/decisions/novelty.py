@@ -38,6 +38,8 @@ class Known:
         if (self.projection.ndim, self.projection.shape[1:], self.inside.shape, self.overall.shape,
                 self.means.shape[1:]) != (2, (r,), (r, r), (r, r), (r,)):
             raise DataError("the tensors of the novelty do not fit each other")
+        if not all(np.isfinite(tensor).all() for tensor in self.tensors().values()):
+            raise DataError("the tensors of the novelty must be finite")
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Under the names they are saved with."""

@@ -97,13 +97,33 @@ def _layers(kind: _Kind) -> list[_Layer]:
     return [_STEM, *(layer for blocks in _stages(kind) for block in blocks for layer in block), _TOP]
 
 
+def _misshapen(kind: _Kind, state: State) -> Iterator[str]:
+    """Tensors that can't follow those before them, or are of another type than float32."""
+    yield from (name for name, tensor in state.items() if tensor.dtype != np.float32)
+    width = 3
+    for blocks in [[[_STEM]], *_stages(kind), [[_TOP]]]:
+        for i, block in enumerate(blocks):
+            before = width
+            for layer in block:
+                conv, *norm = layer.names
+                made = before if i and layer is block[-1] else len(state[norm[0]])  # the same goes in and comes out
+                made = width if layer.depthwise else made
+                if state[conv].shape != (made, 1 if layer.depthwise else width, layer.kernel, layer.kernel):
+                    yield conv
+                yield from (name for name in norm if state[name].shape != (made,))
+                width = made
+    weight, bias = _CLASSIFIER
+    if state[weight].shape[1:] != (width,) or state[bias].shape != state[weight].shape[:1]:
+        yield weight
+
+
 class LiteNetwork:
     """A backbone with its weights, as :class:`regraft.networks.build.Network` is one with PyTorch."""
 
     findings: tuple[Finding, ...] = ()
 
     def __init__(self, name: str, state: State) -> None:
-        """Raises BackboneError where tensors are missing or there are others."""
+        """Raises BackboneError where tensors are missing, there are others, or they do not fit each other."""
         found = resolve(name)
         self.name = name
         self.licence = found.entry.licence
@@ -114,6 +134,9 @@ class LiteNetwork:
         if names != set(state):
             raise BackboneError(f"the weights do not fit {name}: {len(names - set(state))} tensors are missing, "
                                 f"{len(set(state) - names)} are unexpected")
+        if misshapen := next(_misshapen(self._kind, state), ""):
+            raise BackboneError(f"the weights do not fit {name}: {misshapen} is {state[misshapen].dtype} "
+                                f"{list(state[misshapen].shape)}")
         self._state = dict(state)
 
     @property

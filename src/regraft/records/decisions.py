@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,6 +43,10 @@ class Unknown(Record):
     accepted: float
     chosen_by: str
     tried: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.threshold):
+            raise DataError(f"the threshold of the unknown is a number, not {self.threshold}")
 
 
 @dataclass(frozen=True)

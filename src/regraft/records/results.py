@@ -537,9 +537,19 @@ class Agreement(Record):
     unreadable:
         Files that neither can read; they are not among the ``images``.
     labels_equal:
-        Files with the same label.
+        Images with the same label.
     largest_probability_difference, largest_logit_difference:
         Absolute, over all images and classes.
+    largest_logit:
+        The largest absolute logit of the model, which the differences of logits are to be seen beside.
+    labelled:
+        Images whose class the training recorded.
+    accuracy, accuracy_change:
+        Of the model on these, and what the file has more or less, both as fractions; None where no class is known.
+    unknown_equal:
+        Images that both call unknown, or both do not; None where the file gives no novelty.
+    largest_novelty_difference:
+        Absolute, over all images.
     """
 
     images: int
@@ -548,13 +558,26 @@ class Agreement(Record):
     labels_equal: int
     largest_probability_difference: float
     largest_logit_difference: float
+    largest_logit: float = 0.0
+    labelled: int = 0
+    accuracy: float | None = None
+    accuracy_change: float | None = None
+    unknown_equal: int | None = None
+    largest_novelty_difference: float | None = None
 
     def __repr__(self) -> str:
         taken = ", ".join(f"{name} {count:,}" for name, count in self.splits.items() if count)
         unreadable = f"; {self.unreadable:,} can't be read" if self.unreadable else ""
-        return (f"same label as the model on {self.labels_equal:,} of {self.images:,} images ({taken}{unreadable}), "
+        text = (f"same label as the model on {self.labels_equal:,} of {self.images:,} images ({taken}{unreadable}), "
                 f"probabilities within {self.largest_probability_difference:.1e}, "
                 f"logits within {self.largest_logit_difference:.1e}")
+        if self.unknown_equal is not None:
+            text += (f"\n  same verdict on being unknown on {self.unknown_equal:,}, novelty within "
+                     f"{self.largest_novelty_difference:.1e}")
+        if self.accuracy is not None and self.accuracy_change is not None:
+            text += (f"\n  accuracy on these {self.accuracy + self.accuracy_change:.1%}, the model's "
+                     f"{self.accuracy:.1%} ({self.accuracy_change * 100:+.1f} points)")
+        return text
 
 
 @dataclass(frozen=True, repr=False)
@@ -566,9 +589,15 @@ class ExportResult(Record):
     model, model_digest:
         The model folder, and the digest of its manifest.
     out, bytes, sha256:
-        The file, its size and its digest.
+        The file (of several the one to open), the size of all, and the digest of this one.
     format, opset:
-        ``onnx`` and the version of its operators.
+        What it is, and of ``onnx`` the version of its operators.
+    precision:
+        Of the network in it.
+    outputs:
+        What it gives.
+    files:
+        SHA-256 of every file of the export, by name.
     agreement:
         The comparison with the model.
     seconds:
@@ -581,10 +610,14 @@ class ExportResult(Record):
     bytes: int
     sha256: str
     format: str
-    opset: int
+    opset: int | None
     agreement: Agreement
     seconds: float
+    precision: str = "fp32"
+    outputs: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return (f"{shown(self.out)}: {self.format}, opset {self.opset}, {self.bytes / 1e6:,.1f} MB, "
-                f"in {self.seconds:.1f} s\n  {self.agreement!r}")
+        opset = "" if self.opset is None else f", opset {self.opset}"
+        return (f"{shown(self.out)}: {self.format}{opset}, {self.precision}, {self.bytes / 1e6:,.1f} MB, "
+                f"in {self.seconds:.1f} s, gives {', '.join(self.outputs)}\n  {self.agreement!r}")

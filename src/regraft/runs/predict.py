@@ -37,7 +37,8 @@ def _to_table(settings: PredictSettings, table: Path, model: Any, sources: Seque
     from regraft.runs.prediction_table import open_journal, require_format, write_table
 
     require_format(table)
-    with open_journal(table, sources, model.digest) as journal:
+    # An exported file has its folder's digest whatever its precision, and other answers.
+    with open_journal(table, sources, f"{model.digest} {model.record.precision}") as journal:
         continued = journal.count
         if continued:
             progress.say(f"continuing after {continued:,} of {len(sources):,} images")

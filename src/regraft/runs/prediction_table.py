@@ -52,13 +52,13 @@ class Journal:
 
 
 @contextmanager
-def open_journal(table: Path, sources: Sequence[Named], model_digest: str) -> Iterator[Journal]:
+def open_journal(table: Path, sources: Sequence[Named], model: str) -> Iterator[Journal]:
     """The journal beside a table: that of an interrupted run on the same images with the same model goes on.
 
     It is deleted once all went well. Raises OutputError where it can't be written.
     """
     path = table.with_name(f".{table.name}.part")
-    about = json.dumps({"format_version": _FORMAT, "model_digest": model_digest, "images": _listing(sources)}).encode()
+    about = json.dumps({"format_version": _FORMAT, "model": model, "images": _listing(sources)}).encode()
     try:
         kept, count = _complete(path, about)
         with path.open("r+b" if kept else "wb") as file:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from regraft import manifest
 from regraft.errors import ExportError, MissingExtraError, ModelError, SettingsError, TamperedError
-from regraft.model import EXPORT, EXPORT_RECORD, HEAD_FILES
+from regraft.model import HEAD_FILES, UNKNOWN
 from regraft.progress import Progress
 from regraft.records.base import shown
+from regraft.records.exported import EXPORT_RECORD, export_name
 from regraft.records.serving import ServeResult
 from regraft.runtime import OnnxModel, is_onnx, load_onnx
 from regraft.settings import ExportSettings, ServeSettings, seconds, size_in_bytes
@@ -135,11 +136,12 @@ def open_model(given: str | Path, progress: Progress) -> tuple[OnnxModel, str]:
 
 def _export_of(folder: Path, progress: Progress) -> OnnxModel:
     """The export in a model folder; made where it is missing, or is that of another model."""
-    file, digest = folder / EXPORT, manifest.model_digest(folder)
+    file, digest = folder / export_name("onnx"), manifest.model_digest(folder)
     if file.is_file():
         model = load_onnx(file)
         if model.digest == digest:
             _require_whole(file)
+            _require_same_answers(folder, file, model, progress)
             return model
     from regraft.runs.export import export
 
@@ -150,6 +152,17 @@ def _export_of(folder: Path, progress: Progress) -> OnnxModel:
         raise ExportError(f"{shown(str(folder))} holds no export, and to make one needs PyTorch; where that is "
                           f"installed, type: regraft export {shown(str(folder))}") from None
     return load_onnx(file)
+
+
+def _require_same_answers(folder: Path, file: Path, model: OnnxModel, progress: Progress) -> None:
+    """Raise ModelError where the folder's export is of a lower precision; tell what an older one leaves out."""
+    if model.record.precision != "fp32":
+        raise ModelError(f"{shown(str(file))} is in {model.record.precision}, and a model folder is served as it "
+                         f"answers, in fp32; type: regraft export {shown(str(folder))}, or serve that file itself: "
+                         f"regraft serve {shown(str(file))}")
+    if model.record.unknown is None and (folder / UNKNOWN).is_file():
+        progress.say(f"{shown(str(file))} was written by an earlier version and does not tell what is unknown; to have "
+                     f"that, type: regraft export {shown(str(folder))}")
 
 
 def _require_whole(file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,26 @@ from regraft.answering import Answerer, named_sources
 from regraft.data.decode import MAX_BYTES
 from regraft.data.view import view0
 from regraft.decisions.answering import predictions
+from regraft.decisions.novelty import unsureness
 from regraft.errors import DataError, ModelError, UsageError
 from regraft.heads.solver import softmax
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
-from regraft.records.exported import LOGITS, MOST_BYTES, PIXELS, PROBABILITIES, ExportedRecord
+from regraft.records.exported import BEFORE, LOGITS, MOST_BYTES, NOVELTY, PIXELS, PROBABILITIES, SEAL, ExportedRecord
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Prediction, Predictions
 from regraft.runtime.wire import has_outside_data
 
 #: Images that wait for the network together; it sees them one by one.
 _BATCH = 4
+
+
+class Outputs(NamedTuple):
+    """What an exported file gives for a batch: float32 [B, K], [B, K] and [B]; novelty where it measures that."""
+
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
 
 
 class OnnxModel:
@@ -35,12 +44,20 @@ class OnnxModel:
     def __init__(self, data: bytes) -> None:
         """Raises DataError where the bytes are no file that ``regraft export`` wrote."""
         self._session = _session(data)
-        self.record = ExportedRecord.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+        texts = self._session.get_modelmeta().custom_metadata_map
+        self.record = ExportedRecord.from_metadata(texts)
+        if texts["format_version"] != BEFORE and SEAL not in texts:
+            raise DataError(f"it does not tell its {SEAL}")
         size, classes = self.record.preprocessing.size, len(self.record.labels)
         goes_in = [(item.name, item.type, item.shape[1:]) for item in self._session.get_inputs()]
         comes_out = {item.name: (item.type, item.shape[1:]) for item in self._session.get_outputs()}
-        if goes_in != [(PIXELS, "tensor(uint8)", [size, size, 3])] or comes_out != dict.fromkeys(
-                (PROBABILITIES, LOGITS), ("tensor(float)", [classes])):
+        self._names = [PROBABILITIES, LOGITS, *([NOVELTY] if NOVELTY in comes_out else [])]
+        shapes = {PROBABILITIES: [classes], LOGITS: [classes], NOVELTY: []}
+        unknown = self.record.unknown
+        # Files of the version before measured what the logits tell, and had no output for it.
+        measured = unknown is None or NOVELTY in comes_out or unknown.kind != "relative_mahalanobis"
+        if (goes_in != [(PIXELS, "tensor(uint8)", [size, size, 3])] or not measured
+                or comes_out != {name: ("tensor(float)", shapes[name]) for name in self._names}):
             raise DataError("it takes and gives other things than what it tells about itself")
 
     @property
@@ -60,7 +77,8 @@ class OnnxModel:
 
     def __repr__(self) -> str:
         return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
-                f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head}, as ONNX")
+                f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head}, as ONNX"
+                f"{'' if self.record.precision == 'fp32' else f' in {self.record.precision}'}")
 
     def pixels(self, source: str | Path | bytes | IO[bytes]) -> NDArray[np.uint8]:
         """What the network sees of a picture, a path, a file's bytes or an open file: uint8 [H, W, 3].
@@ -82,17 +100,25 @@ class OnnxModel:
 
     def logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Scores of the classes of any number of images (uint8), before the softmax, float64 [B, K]."""
-        each = [self.outputs(pixels_HWC[None])[1] for pixels_HWC in pixels_BHWC]
-        return np.concatenate(each).astype(np.float64)
+        return self._each(pixels_BHWC)[0]
 
-    def outputs(self, pixels_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities and logits as the file gives them for a batch, float32 [B, K] each."""
+    def _each(self, pixels_BHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Logits [B, K], and novelty [B] where anything tells it, of images that the network sees one by one."""
+        each = [self.outputs(pixels_HWC[None]) for pixels_HWC in pixels_BHWC]
+        logits_BK = np.concatenate([one.logits for one in each]).astype(np.float64)
+        if NOVELTY in self._names:
+            return logits_BK, np.concatenate([one.novelty for one in each if one.novelty is not None], dtype=np.float64)
+        if self.record.unknown is None:
+            return logits_BK, None
+        return logits_BK, unsureness(self.record.unknown.kind, logits_BK)
+
+    def outputs(self, pixels_BHWC: NDArray[np.uint8]) -> Outputs:
+        """What the file gives for a batch, as it gives it."""
         size = self.preprocessing.size
         if pixels_BHWC.shape[1:] != (size, size, 3) or pixels_BHWC.dtype != np.uint8:
             raise ValueError(f"images are {pixels_BHWC.dtype} {list(pixels_BHWC.shape[1:])}; this model takes uint8 "
                              f"{[size, size, 3]}")
-        P_BK, L_BK = self._session.run([PROBABILITIES, LOGITS], {PIXELS: pixels_BHWC})
-        return P_BK, L_BK
+        return Outputs(*self._session.run(self._names, {PIXELS: pixels_BHWC}))
 
     def predict(self, images: Any, *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
                 follow_links: bool = False, progress: Progress | None = None) -> Predictions:
@@ -111,9 +137,8 @@ class OnnxModel:
         return Answerer(self.preprocessing, _BATCH, self._answer)
 
     def _answer(self, names: Sequence[str], pixels_BHWC: NDArray[np.uint8]) -> list[Prediction]:
-        no_features = np.empty((len(names), 0), np.float32)
-        return predictions(names, no_features, self.logits(pixels_BHWC), self.classes, self.record.unknown,
-                           rule=self.record.decision)
+        logits_BK, novelty_B = self._each(pixels_BHWC)
+        return predictions(names, logits_BK, self.classes, self.record.unknown, novelty_B, self.record.decision)
 
 
 def is_onnx(path: str | Path) -> bool:
