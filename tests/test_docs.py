@@ -42,6 +42,7 @@ from regraft.records.inspection import (
     Shortcut,
     Shown,
 )
+from regraft.records.labels import LabelFigures, LabelsEvaluation, LabelsResult
 from regraft.records.model import ModelRecord
 from regraft.records.networks import (
     Backbone,
@@ -104,6 +105,8 @@ DOCUMENTS: dict[str, type[Record]] = {
     "runs": Runs, "Run row": RunRow, "Decided": Decided, "Operating point": OperatingPoint,
     "Slice": Slice,
     "Epoch": Epoch,
+    "train with several labels": LabelsResult, "evaluate with several labels": LabelsEvaluation,
+    "Label figures": LabelFigures,
     "Interval": Interval, "Majority": Majority, "Class figures": ClassFigures, "Feature count": FeatureCount,
     "Choice": Choice, "Head": HeadSettings, "Tried": Tried, "Finding": Finding, "Backbone": Backbone,
     "Input": InputSpec, "Readout": Readout, "Space": SpaceUse, "recipes": Recipes, "Recipe": Recipe, "plan": Plans,

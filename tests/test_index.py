@@ -663,7 +663,7 @@ def test_rows_of_an_index() -> None:
     assert taken.splits.tolist() == [0, 1, 2]
     assert index.class_counts().tolist() == [2, 2, 0]
     assert index.rows("train").tolist() == [0, 3]
-    with pytest.raises(DataError, match=r"1.jpg has 2 labels; one label an image is supported so far"):
+    with pytest.raises(DataError, match=r"1.jpg has 2 labels; here every image needs one"):
         _ = index.y_N
     with pytest.raises(UnknownNameError, match="no split is called 'val'; there are train, validation, test"):
         index.rows("val")

@@ -72,7 +72,8 @@ def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no
     """Make a classifier of labelled images; say how good it is.
 
     The result names the folder (``out``) and holds the figures of validation and test. Where ``plan`` stands for
-    several plans, ``out`` holds a model folder for each, and the result is a ``Comparison``.
+    several plans, ``out`` holds a model folder for each, and the result is a ``Comparison``. With
+    ``labels="several"``, images of a table have any number of labels, and the result is a ``LabelsResult``.
 
     Raises
     ------
@@ -90,6 +91,10 @@ def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no
     from regraft.extraction.files import is_feature_file
 
     progress = _progress(settings.quiet)
+    if settings.labels == "several":
+        from regraft.runs.train_labels import train as several
+
+        return several(settings, progress)
     if is_feature_file(settings.data):
         from regraft.runs.train_file import train as run
     elif plans := _plans(settings):
@@ -244,10 +249,11 @@ def features(settings: FeaturesSettings) -> FeatureExport:
 
 
 @takes(EvaluateSettings)
-def evaluate(settings: EvaluateSettings) -> Evaluation:
+def evaluate(settings: EvaluateSettings) -> Evaluation | Any:  # Any: of several labels a LabelsEvaluation
     """Measure a model on labelled images.
 
-    The figures say how many of the images served for fitting or choosing the model.
+    The figures say how many of the images served for fitting or choosing the model. Of a model of several labels an
+    image they are a ``LabelsEvaluation``.
 
     Raises ModelError (TamperedError) for an unusable model, DataError for unusable images.
     """

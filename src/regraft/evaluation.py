@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft import metrics
+from regraft.decisions.labels import given
 from regraft.decisions.rules import ASKED, decide, label_sets
 from regraft.errors import DataError
 from regraft.records.base import shown
 from regraft.records.decisions import DecisionRule, Threshold
 from regraft.records.images import Quarantined
+from regraft.records.labels import LabelFigures, LabelsEvaluation
 from regraft.records.results import ClassFigures, Decided, Evaluation, Interval, Majority, OperatingPoint, Slice
 
 #: Classes from which on the five most probable are worth telling.
@@ -175,3 +177,55 @@ def slice_figures(by: str, names: Sequence[str], groups_N: NDArray[np.int64], ri
     slices = [Slice(by, name, int(own_N.sum()), _share(float(right_N[own_N].mean()), int(own_N.sum())))
               for name, own_N in ((name, groups_N == group) for group, name in enumerate(names)) if own_N.any()]
     return tuple(sorted(slices, key=lambda one: (one.accuracy.value, one.group)))
+
+
+def judge_labels(P_NK: NDArray[np.float64], Y_NK: NDArray[np.bool_], classes: Sequence[str],
+                 thresholds: Sequence[float], *, split: str, method: str, seen: int = 0, repeats: int = 1,
+                 images_N: NDArray[np.int64] | None = None, unreadable: Sequence[Quarantined] = (), note: str = "",
+                 ) -> LabelsEvaluation:
+    """Figures of N answers of any number of labels; the further arguments are those of :func:`judge`."""
+    if not len(Y_NK):
+        raise DataError(f"no readable image in {split}, so there is nothing to measure")
+    given_NK = given(P_NK, thresholds)
+    ranked = metrics.ranked(P_NK, Y_NK)
+    one_N, right_N, wrong_N = np.ones(len(Y_NK)), (given_NK == Y_NK).all(1), (given_NK != Y_NK).mean(1)
+    loss_N = metrics.label_loss(P_NK, Y_NK)
+    right_NK = given_NK & Y_NK
+
+    def counts(weight_N: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        return weight_N @ Y_NK, weight_N @ given_NK, weight_N @ right_NK
+
+    def figures(weight_N: NDArray[np.float64]) -> dict[str, float]:
+        own_K, called_K, right_K = counts(weight_N)
+        present_K = own_K > 0
+        f1_K = 2 * right_K / np.maximum(own_K + called_K, 1)
+        total = weight_N.sum()
+        return {"mean_average_precision": _mean(ranked(weight_N)) or 0.0,
+                "micro_f1": float(2 * right_K.sum() / max((own_K + called_K).sum(), 1)),
+                "macro_f1": float(f1_K[present_K].mean()) if present_K.any() else 0.0,
+                "hamming_loss": float(weight_N @ wrong_N / total), "log_loss": float(weight_N @ loss_N / total)}
+
+    own_K, called_K, right_K = (of.astype(np.int64) for of in counts(one_N))
+    images, place_N = np.unique(np.arange(len(Y_NK)) if images_N is None else images_N, return_inverse=True)
+    ap_K, measured, present_K = ranked(one_N), figures(one_N), own_K > 0
+    n = len(Y_NK) // repeats
+    return LabelsEvaluation(
+        n=n, split=split, seen_in_training=seen, method=method, repeats=repeats,
+        mean_average_precision=_mean(ap_K), chance=float(Y_NK.mean(0)[present_K].mean()) if present_K.any() else 0.0,
+        micro_f1=measured["micro_f1"], macro_f1=measured["macro_f1"], exact_match=_share(float(right_N.mean()), n),
+        hamming_loss=measured["hamming_loss"], log_loss=measured["log_loss"],
+        calibration_error=metrics.label_calibration_error(P_NK, Y_NK),
+        labels=tuple(
+            LabelFigures(
+                name, int(own_K[k]) // repeats, float(thresholds[k]), _number(ap_K[k]),
+                _number(metrics.roc_auc(P_NK[:, k], Y_NK[:, k])), _ratio(right_K[k], called_K[k]),
+                _ratio(right_K[k], own_K[k]), _ratio(2 * right_K[k], own_K[k] + called_K[k]),
+                _of(given_NK[Y_NK[:, k], k], repeats))
+            for k, name in enumerate(classes)),
+        intervals=metrics.bootstrap(lambda drawn_I: figures(drawn_I[place_N]), len(images),
+                                    each=len(classes) * repeats),
+        quarantined=len(unreadable), unreadable=tuple(unreadable), note=note)
+
+
+def _ratio(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None

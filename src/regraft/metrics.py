@@ -104,20 +104,59 @@ def one_vs_rest(figure: Callable[[NDArray[np.floating], NDArray[np.bool_]], floa
     return np.array([figure(P_NK[:, k], y_N == k) for k in range(P_NK.shape[1])])
 
 
+def ranked(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_],
+           ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Average precision of each column, float64 [K], for rows that count as often as the given weights [N] say.
+
+    As :func:`average_precision`, for many weights of the same scores: they are sorted once. NaN without a positive.
+    """
+    order_NK = np.argsort(-P_NK, axis=0, kind="stable")
+    scores_NK, own_NK = np.take_along_axis(P_NK, order_NK, 0), np.take_along_axis(Y_NK, order_NK, 0)
+    places_NK = np.broadcast_to(np.arange(len(P_NK))[:, None], P_NK.shape).copy()
+    places_NK[:-1][scores_NK[1:] == scores_NK[:-1]] = len(P_NK)
+    last_NK = np.minimum.accumulate(places_NK[::-1], axis=0)[::-1]  # equal scores share a threshold
+
+    def weighted(weight_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        weight_NK = weight_N[order_NK]
+        gain_NK = weight_NK * own_NK
+        hits_NK = gain_NK.cumsum(0)
+        precision_NK = hits_NK / np.maximum(weight_NK.cumsum(0), np.finfo(np.float64).tiny)
+        with np.errstate(invalid="ignore"):
+            found_K: NDArray[np.float64] = (gain_NK * np.take_along_axis(precision_NK, last_NK, 0)).sum(0) / hits_NK[-1]
+        return found_K
+
+    return weighted
+
+
+def label_loss(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean binary log-loss over the labels of each image, nats, float64 [N]."""
+    own_NK = np.where(Y_NK, P_NK, 1 - P_NK).astype(np.float64)
+    loss_N: NDArray[np.float64] = -np.log(np.clip(own_NK, _SMALLEST, 1)).mean(1)
+    return loss_N
+
+
+def label_calibration_error(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_]) -> float:
+    """What the probability of a label and the share of images that have it differ by, over 15 equal-width bins."""
+    P_L, own_L = P_NK.ravel().astype(np.float64), Y_NK.ravel()
+    bin_L = np.clip(np.ceil(P_L * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return float(np.abs(np.bincount(bin_L, P_L - own_L, BINS)).sum() / len(P_L))
+
+
 #: Resamples of a bootstrap, and the most images that are drawn for all of them together.
 _RESAMPLES = 1_000
 _MOST_DRAWN = 20_000_000
 _LEAST_RESAMPLES = 100
 
 
-def bootstrap(figures: Callable[[NDArray[np.float64]], Mapping[str, float]], images: int, seed: int = 0,
+def bootstrap(figures: Callable[[NDArray[np.float64]], Mapping[str, float]], images: int, seed: int = 0, each: int = 1,
               ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of figures of weighted images (Efron, Ann. Stat. 7, 1979), seeded.
 
-    ``figures`` takes how often each image was drawn, float64 [N]. 1,000 resamples, fewer above 20,000 images.
+    ``figures`` takes how often each image was drawn, float64 [N]. 1,000 resamples, fewer above 20,000 images, or where
+    as many numbers, ``each`` of an image, are looked at.
     """
     draw = np.random.default_rng(seed)
-    count = max(_LEAST_RESAMPLES, min(_RESAMPLES, _MOST_DRAWN // max(images, 1)))
+    count = max(_LEAST_RESAMPLES, min(_RESAMPLES, _MOST_DRAWN // max(images * each, 1)))
     drawn: dict[str, list[float]] = {}
     for _ in range(count):
         weights_N = np.bincount(draw.integers(0, images, images), minlength=images).astype(np.float64)

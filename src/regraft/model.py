@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from regraft import manifest
 from regraft.answering import Answerer, named_sources
 from regraft.decisions.answering import predictions
+from regraft.decisions.labels import label_predictions
 from regraft.decisions.novelty import Known, novelty
 from regraft.engines.light import does_without_torch, light_engine
-from regraft.errors import DataError, ModelError, OutputError
+from regraft.errors import DataError, ModelError, OutputError, UsageError
 from regraft.heads.dense import Head, head_tensors, restore_head
+from regraft.heads.solver import sigmoid
 from regraft.networks.lite import LiteNetwork, restore_lite
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
@@ -97,8 +99,20 @@ class Model:
         """What names the model: a digest of every byte that decides answers, 64 hexadecimal digits."""
         return manifest.model_digest(self.folder)
 
+    @property
+    def several(self) -> bool:
+        """Whether the model gives an image any number of labels."""
+        return self._record.labels is not None
+
+    def require_one_label(self, what: str) -> None:
+        """Raise UsageError where the model gives several labels an image, which ``what`` can't take."""
+        if self.several:
+            raise UsageError(f"{self.folder} gives several labels an image; {what} so far takes models of one label an "
+                             "image, while train, evaluate, predict and report take both")
+
     def __repr__(self) -> str:
-        return (f"Model of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"
+        kind = "labels, several an image" if self.several else "classes"
+        return (f"Model of {len(self.classes)} {kind} ({', '.join(map(shown, self.classes[:8]))}"
                 f"{', ...' if len(self.classes) > 8 else ''}), {self.record.backbone}, {self.record.head.label}")
 
     def engine(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto") -> Engine:
@@ -161,10 +175,12 @@ class Model:
         return Answerer(self.record.preprocessing, engine.batch,
                         lambda names, pixels_BHWC: self.answer(names, engine.run(pixels_BHWC)))
 
-    def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> list[Prediction]:
+    def answer(self, names: Sequence[str], features_ND: NDArray[np.float32]) -> Sequence[Prediction]:
         """The answer for each of N images, given the joined raw readouts that the head reads, float32 [N, D]."""
-        about = self._about
-        logits_NK = self.head.logits(features_ND)
+        about, logits_NK = self._about, self.head.logits(features_ND)
+        if isinstance(about, ModelRecord) and about.labels is not None:
+            return label_predictions(names, sigmoid(logits_NK).astype(np.float64, copy=False), about.classes,
+                                     about.labels.thresholds)
         novelty_N = None if about.unknown is None else novelty(about.unknown.kind, self.known, features_ND, logits_NK)
         return predictions(names, logits_NK, about.classes, about.unknown, novelty_N, about.decision)
 
@@ -240,6 +256,11 @@ class HeadModel(Model):
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the probabilities."""
         return self.about.classes
+
+    @property
+    def several(self) -> bool:
+        """False: files of features hold one label an image."""
+        return False
 
     def __repr__(self) -> str:
         return (f"Head of {len(self.classes)} classes ({', '.join(map(shown, self.classes[:8]))}"

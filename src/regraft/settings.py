@@ -28,6 +28,10 @@ Pool = Literal["mean", "max", "none"]
 ExportFormat = Literal["onnx", "openvino", "torch", "timm"]
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 PageKind = Literal["images", "no-images", "none"]
+Labels = Literal["one", "several"]
+
+#: What stands between several labels in a cell of a table, where nothing else is said.
+LABEL_SEPARATOR = ";"
 
 #: Endings of the files of each format of export; the first is of the file that is opened.
 EXPORT_ENDINGS: dict[ExportFormat, tuple[str, ...]] = {
@@ -37,6 +41,9 @@ EXPORT_ENDINGS: dict[ExportFormat, tuple[str, ...]] = {
 TABLES = (".csv", ".parquet", ".jsonl")
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+
+#: Share of known images that a model accepts as known, where nothing else is said.
+ACCEPT = 0.95
 
 #: How long advice may try things out, beside the first look at the images.
 ADVICE_LIMIT = "5m"
@@ -253,7 +260,7 @@ class TrainSettings:
     no_test: NoTest = False
     accept: Annotated[float, Setting(
         "Share of known images that the model is to accept as known; what is less like them is unknown.",
-        gt=0, lt=1)] = 0.95
+        gt=0, lt=1)] = ACCEPT
     require: Annotated[Sequence[str], Setting(
         "Choose a threshold so that this share of a class is caught, such as recall:defect>=0.995; may be given "
         "several times.", metavar="recall:CLASS>=SHARE")] = ()
@@ -269,6 +276,10 @@ class TrainSettings:
     time_limit: TimeLimit = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
+    labels: Annotated[Labels, Setting(
+        "How many labels an image has: one, or 'several', any number of them or none in a cell of a table.")] = "one"
+    label_separator: Annotated[str, Setting(
+        "What stands between the labels in a cell, with --labels several.", metavar="TEXT")] = LABEL_SEPARATOR
     follow_links: FollowLinks = False
     device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
@@ -293,6 +304,31 @@ class TrainSettings:
             required_recall(text)
         if self.require and self.costs is not None:
             raise SettingsError(["costs: thresholds and costs can't both decide; leave --require or --costs away"])
+        _one_or_several(self)
+
+
+def _one_or_several(settings: TrainSettings) -> None:
+    """Raise SettingsError for what can't be had with several labels an image, or needs them."""
+    _separator(settings.label_separator)
+    if settings.labels == "one":
+        if settings.label_separator != LABEL_SEPARATOR:
+            raise SettingsError(["label_separator: no cell is taken apart where an image has one label; add "
+                                 "--labels several"])
+        return
+    asked = {"strategy": settings.strategy != "features", "plan": settings.plan is not None,
+             "set": bool(settings.set), "require": bool(settings.require), "costs": settings.costs is not None,
+             "ask": settings.ask is not None, "conformal": settings.conformal is not None,
+             "limit": settings.limit is not None, "accept": settings.accept != ACCEPT}
+    refused = [f"--{name}" for name, given in asked.items() if given]
+    if refused:
+        raise SettingsError([f"labels: several labels an image are learned on frozen features, without "
+                             f"{', '.join(refused)}; leave that away, or take --labels one"])
+
+
+def _separator(text: str | None) -> None:
+    """Raise SettingsError for a separator that takes nothing apart."""
+    if text is not None and not text.strip():
+        raise SettingsError([f"label_separator: {text!r} is not allowed; give a mark such as ';' or '|'"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,6 +421,9 @@ class EvaluateSettings:
     slices: Annotated[str | None, Setting(
         "Measure groups of the images apart, with commas between: size, folder, brightness or columns of the table.",
         metavar="NAME,...")] = None
+    label_separator: Annotated[str | None, Setting(
+        "What stands between the labels in a cell, for a model of several labels; by default as in its training.",
+        metavar="TEXT")] = None
     max_quarantined: MaxQuarantined = 0.1
     layout: LayoutSetting = "auto"
     follow_links: FollowLinks = False
@@ -398,6 +437,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         check(self)
         size_in_bytes(self.store_limit)
+        _separator(self.label_separator)
 
 
 @dataclasses.dataclass(frozen=True)

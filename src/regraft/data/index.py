@@ -30,17 +30,22 @@ SPLIT_NAMES = {
 
 
 def open_data(data: str | Path, *, layout: Layout = "auto", group: str | None = None,
-              follow_links: bool = False) -> ImageIndex:
+              follow_links: bool = False, label_separator: str | None = None) -> ImageIndex:
     """The images of a folder, a ``.csv``, ``.tsv`` or ``.parquet`` table, or ``torchvision:NAME``.
+
+    With a ``label_separator``, an image of a table has any number of labels; see :func:`regraft.data.table.read_table`.
 
     Raises
     ------
     DataError
         Nothing is there, or no class can be told.
     UsageError
-        The group rule can't be understood.
+        The group rule can't be understood, or several labels are to be read from what is no table.
     """
     text = str(data)
+    if label_separator is not None and not text.lower().endswith(TABLE_ENDINGS):
+        raise UsageError(f"{shown(text)} is no table ({', '.join(TABLE_ENDINGS)}), and several labels an image are "
+                         "read from one; give a table with a path and its labels a row")
     if text.startswith("torchvision:"):
         index = _open_folder(materialise(text.removeprefix("torchvision:")), "splits", follow_links)
     else:
@@ -52,7 +57,7 @@ def open_data(data: str | Path, *, layout: Layout = "auto", group: str | None = 
         if path.is_dir():
             index = _open_folder(path, layout, follow_links)
         elif path.suffix.lower() in TABLE_ENDINGS and path.is_file():
-            index = read_table(path)
+            index = read_table(path, label_separator)
         else:
             raise DataError(f"{shown(text)} is no folder and no table ({', '.join(TABLE_ENDINGS)})")
     _refuse_conflicts(index)

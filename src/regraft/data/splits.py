@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.data import label_splits
 from regraft.errors import DataError
 from regraft.records.base import shown
 from regraft.records.images import NO_SPLIT, SPLITS, Finding, ImageIndex
@@ -124,9 +125,13 @@ def complete(index: ImageIndex, *, validation_share: float | None, test_share: f
             continue
         rows = np.flatnonzero(splits == TRAIN)
         groups = None if index.groups is None else index.groups[rows]
-        held = holdout(index.y_N[rows], groups, share, seed + split)
-        if copies_N is not None:
-            held &= ~_torn(held, copies_N[rows])
+        copies = None if copies_N is None else copies_N[rows]
+        if index.one_label:
+            held = holdout(index.y_N[rows], groups, share, seed + split)
+            if copies is not None:
+                held &= ~_torn(held, copies)
+        else:
+            held = label_splits.holdout(index.Y_NK[rows], copies if groups is None else groups, share, seed + split)
         splits[rows[held]] = split
     return index.with_splits(splits)
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from regraft.errors import DataError, MissingExtraError
 from regraft.records.base import shown
-from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, IndexBuilder
+from regraft.records.images import NO_SPLIT, SPLITS, Finding, ImageIndex, IndexBuilder
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 
@@ -29,9 +31,17 @@ def one_name(label: str) -> str:
     return unicodedata.normalize("NFC", label)
 
 
-def read_table(path: Path) -> ImageIndex:
-    """The images of a table; relative paths start at the table's own folder. Raises DataError."""
-    with _rows(path) as (header, rows):
+#: What usually stands between several labels in a cell.
+_SEPARATORS = (";", "|")
+
+
+def read_table(path: Path, separator: str | None = None) -> ImageIndex:
+    """The images of a table; relative paths start at the table's own folder. Raises DataError.
+
+    With a ``separator``, cells of the label column are taken apart at it: an image has any number of labels, or none
+    where its cell is empty.
+    """
+    with _rows(path, separator) as (header, rows):
         at = _Columns(path, header)
         builder = IndexBuilder([str(path.resolve().parent)], at.others)
         for number, row in rows:
@@ -41,15 +51,40 @@ def read_table(path: Path) -> ImageIndex:
                 raise DataError(f"{path.name}, line {number}: {len(row)} values for {len(header)} columns; quote "
                                 "values that hold the separator")
             file, label = row[at.path].strip().replace("\\", "/"), one_name(row[at.label].strip())
-            if not file or not label:
+            if not file or not (label or separator):
                 raise DataError(f"{path.name}, line {number}: the {'path' if not file else 'label'} is empty; "
                                 "fill it in or take the line out")
+            labels = (label,) if separator is None else taken_apart(label, separator)
             if "\0" in file:
                 raise DataError(f"{path.name}, line {number}: the path {file!r} holds a null byte; take the line out")
-            builder.add(file, (label,), at.split_of(row, number), columns=[row[i] for i in at.other_positions])
+            builder.add(file, labels, at.split_of(row, number), columns=[row[i] for i in at.other_positions])
     if not len(builder):
         raise DataError(f"{path.name} has a header but no rows; give a path and a label a row")
-    return builder.build()
+    index = builder.build()
+    return index.with_findings(*(_joined(index) if separator is None else _told(index, header[at.label], separator)))
+
+
+def taken_apart(cell: str, separator: str) -> tuple[str, ...]:
+    """The labels in a cell, each once."""
+    return tuple(dict.fromkeys(name for part in cell.split(separator) if (name := part.strip())))
+
+
+def _told(index: ImageIndex, column: str, separator: str) -> Iterator[Finding]:
+    counts = np.diff(index.label_offsets)
+    none = int((counts == 0).sum())
+    yield Finding("several_labels", int((counts > 1).sum()),
+                  f"cells of {shown(column)!r} are taken apart at {separator!r}: {counts.mean():.2f} labels an image "
+                  f"on average, {counts.max()} at most, {none:,} images have none")
+
+
+def _joined(index: ImageIndex) -> Iterator[Finding]:
+    """Classes that look like several labels in one cell."""
+    for separator in _SEPARATORS:
+        found = [name for name in index.classes if separator in name]
+        if found:
+            yield Finding("joined_labels", len(found), f"{len(found):,} classes hold {separator!r}, such as "
+                          f"{shown(found[0])!r}: each is one class; where such a cell means several labels, train with "
+                          f"--labels several --label-separator {separator!r}", tuple(found[:5]))
 
 
 class _Columns:
@@ -90,10 +125,10 @@ _Rows = Iterator[tuple[int, list[str]]]
 
 
 @contextmanager
-def _rows(path: Path) -> Iterator[tuple[list[str], _Rows]]:
+def _rows(path: Path, separator: str | None = None) -> Iterator[tuple[list[str], _Rows]]:
     """Header, and the rows of texts with the line that each begins in."""
     if path.suffix.lower() == ".parquet":
-        yield _parquet_rows(path)
+        yield _parquet_rows(path, separator)
         return
     line = 1
     try:
@@ -134,7 +169,7 @@ def _first_bad_line(path: Path) -> int:
     return 1  # Changed since.
 
 
-def _parquet_rows(path: Path) -> tuple[list[str], _Rows]:
+def _parquet_rows(path: Path, separator: str | None) -> tuple[list[str], _Rows]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -151,8 +186,20 @@ def _parquet_rows(path: Path) -> tuple[list[str], _Rows]:
             for batch in table.iter_batches():
                 columns = [column.to_pylist() for column in batch.columns]
                 for number, row in enumerate(zip(*columns, strict=True), start=number + 1):  # noqa: B020
-                    yield number, ["" if value is None else str(value) for value in row]
+                    yield number, [_text(path, number, value, separator) for value in row]
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path.name} is damaged after row {number:,} ({error})") from None
 
     return list(table.schema_arrow.names), rows()
+
+
+def _text(path: Path, number: int, value: object, separator: str | None) -> str:
+    """A cell as text; a list of labels as a cell of them. Raises DataError where one holds the separator."""
+    if separator is None or not isinstance(value, list):
+        return "" if value is None else str(value)
+    labels = list(map(str, value))
+    torn = next((label for label in labels if separator in label), None)
+    if torn is not None:
+        raise DataError(f"{path.name}, row {number:,}: the label {shown(torn)!r} holds {separator!r}, at which labels "
+                        "are taken apart; give another --label-separator")
+    return separator.join(labels)

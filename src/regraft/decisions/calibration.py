@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from regraft import metrics
-from regraft.heads.solver import softmax
+from regraft.heads.solver import sigmoid, softmax
 
 #: Smallest probability whose logarithm is taken.
 _TINY = 1e-300
@@ -50,3 +50,26 @@ def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32], repeats:
     found = float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
     gain = metrics.log_loss(P_NK, y_N) - metrics.log_loss(tempered(P_NK, found), y_N)
     return found if gain * len(y_N) / repeats > _TELLING else 1.0
+
+
+def tempered_labels(P_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Probabilities float64 [N, K] of the same logits, each label by itself, divided by a temperature."""
+    if temperature == 1:
+        return P_NK.astype(np.float64, copy=False)
+    return sigmoid(_log_odds(P_NK) / temperature).astype(np.float64, copy=False)
+
+
+def fit_label_temperature(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_]) -> float:
+    """One temperature for all labels: that of the lowest log-loss on held-out answers; 1 where none is lower."""
+
+    def loss(log_temperature: float) -> float:
+        return float(metrics.label_loss(tempered_labels(P_NK, float(np.exp(log_temperature))), Y_NK).mean())
+
+    found = minimize_scalar(loss, bounds=_RANGE, method="bounded").x
+    return float(np.exp(found)) if loss(found) < loss(0.0) else 1.0
+
+
+def _log_odds(P_NK: NDArray[np.floating]) -> NDArray[np.float64]:
+    inside_NK = np.clip(P_NK.astype(np.float64), _TINY, 1 - np.finfo(np.float64).epsneg)
+    odds_NK: NDArray[np.float64] = np.log(inside_NK) - np.log1p(-inside_NK)
+    return odds_NK

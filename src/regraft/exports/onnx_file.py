@@ -60,7 +60,7 @@ def onnx_candidate(data: bytes) -> Candidate:
 
 
 def onnx_bytes(proto: onnx.ModelProto, about: Mapping[str, str] | None = None) -> bytes:
-    """The file of a graph, with what it is to say about itself and its digest; raises ExportError if it is too large."""
+    """The file of a graph, with what it says about itself and its digest; raises ExportError if it is too large."""
     onnx.helper.set_model_props(proto, {} if about is None else {**about, SEAL: UNSEALED})
     refuse_large(proto.ByteSize())
     onnx.checker.check_model(proto)

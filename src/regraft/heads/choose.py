@@ -29,13 +29,13 @@ _REFINED = (3.0, 1 / 3)
 _SCALES = (2.0, 5.0, 10.0, 20.0, 40.0)
 
 #: With fewer held-out images a choice is chance.
-_LEAST_HELD = 8
+LEAST_HELD = 8
 
 #: The strength where nothing can be held out to choose it.
 _UNMEASURED_STRENGTH = 1e-4
 
 #: Candidates that go from the first round (one strength, one division, so many training rows) into the second.
-_FINALISTS = 3
+FINALISTS = 3
 _FIRST_STRENGTH = 1e-5
 _FIRST_ROWS = 640
 
@@ -43,13 +43,13 @@ _FIRST_ROWS = 640
 _JUDGED = 800
 
 #: Share of a fold's training rows on which its head is chosen.
-_INNER_SHARE = 0.25
+INNER_SHARE = 0.25
 
 #: Up to this many images in the median class the nearest class mean is tried too.
 FEW = 5
 
 #: Rows used to choose; with more, the choice no longer changes but its cost does. The fit uses all rows.
-_CHOOSING_ROWS = 2_000
+CHOOSING_ROWS = 2_000
 
 #: A held-out probability of 0 must not decide everything.
 FLOOR = 1e-6
@@ -72,6 +72,10 @@ class Candidate:
     def at(self, strength: float) -> HeadSettings:
         """This candidate with a strength."""
         return HeadSettings(self.kind, self.readouts, self.weighting, strength)
+
+
+#: Scores of a candidate at each strength, over some divisions together.
+Score = Callable[[Sequence[Division], Candidate, Sequence[float]], list[Tried]]
 
 
 def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
@@ -102,7 +106,7 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
-           names: Sequence[str], finalists: int = _FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Choice:
+           names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Choice:
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on a part of the images, then the best few over the whole path of
@@ -110,18 +114,22 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     heads on exactly these readouts. ``seed`` draws the part.
     """
     offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
-    if sum(len(held) for _, held in divisions) < _LEAST_HELD:
-        fixed = _unmeasured(names) if offered is None else offered[-1].at(_UNMEASURED_STRENGTH)
+    if sum(len(held) for _, held in divisions) < LEAST_HELD:
+        fixed = unmeasured(names) if offered is None else offered[-1].at(_UNMEASURED_STRENGTH)
         return Choice(fixed, "experience with other sets: there are too few images to measure it")
     few = _is_few(y_N, divisions, classes)
-    score = functools.partial(_score, blocks, y_N, classes)
-    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c)),
-                       offered or candidates(names, few))
+    # Of a handful of images one round says nothing, and trying everything is cheap.
+    return search(functools.partial(_score, blocks, y_N, classes), offered or candidates(names, few), divisions, by,
+                  None if few else finalists, seed)
+
+
+def search(score: Score, offered: Sequence[Candidate], divisions: Sequence[Division], by: str, finalists: int | None,
+           seed: int) -> Choice:
+    """The best by a score, in two rounds; ``finalists`` go into the second, or all (None)."""
+    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c)), offered)
     divisions = judged(divisions)
     ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
-    best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))
-    if not few:  # of a handful of images one round says nothing, and trying everything is cheap
-        best_few = best_few[:finalists]
+    best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))[:finalists]
     second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0])),
                         [(c, d) for c in best_few for d in divisions])
     tried = _pooled(second, divisions)
@@ -146,7 +154,7 @@ def judged(divisions: Sequence[Division]) -> Sequence[Division]:
     return divisions[:int(np.searchsorted(so_far, _JUDGED)) + 1]
 
 
-def _unmeasured(names: Sequence[str]) -> HeadSettings:
+def unmeasured(names: Sequence[str]) -> HeadSettings:
     """What does well with a handful of images on other sets: see LOG.md."""
     if len(names) == 1:
         return Candidate(tuple(names)).at(_UNMEASURED_STRENGTH)
@@ -240,9 +248,9 @@ def held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArra
 
 def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """At most 2,000 of the rows, stratified, for choosing."""
-    if len(rows) <= _CHOOSING_ROWS:
+    if len(rows) <= CHOOSING_ROWS:
         return rows
-    return np.sort(rows[holdout(y_N[rows], None, _CHOOSING_ROWS / len(rows), seed)])
+    return np.sort(rows[holdout(y_N[rows], None, CHOOSING_ROWS / len(rows), seed)])
 
 
 def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray[np.float32],
@@ -287,7 +295,7 @@ def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.
 
     def one_fold(job: tuple[int, Division]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         inner_seed, (train, held) = job
-        inner = holdout(y_N[train], None if groups_N is None else groups_N[train], _INNER_SHARE, inner_seed)
+        inner = holdout(y_N[train], None if groups_N is None else groups_N[train], INNER_SHARE, inner_seed)
         rows = np.arange(len(train))
         of_train = {name: block[train] for name, block in blocks.items()}
         divisions = [(rows[~inner], rows[inner])] if inner.any() else []

@@ -9,24 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.errors import DataError
+from regraft.heads.independent import IndependentHead
 from regraft.heads.linear import LinearHead
-from regraft.heads.solver import softmax
+from regraft.heads.solver import sigmoid, softmax
 from regraft.records.heads import HeadSettings
 
 #: (weights float32 [D, K], bias float32 [K]) of a layer
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    # The half on either side of 0 that can't overflow.
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
-
-
-ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.floating]]] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": _sigmoid,
+    "sigmoid": sigmoid,
     "tanh": np.tanh,
 }
 
@@ -96,6 +91,8 @@ def head_tensors(head: Head) -> dict[str, NDArray[np.float32]]:
 
 def restore_head(settings: HeadSettings, tensors: Mapping[str, NDArray[np.float32]]) -> Head:
     """The head of saved tensors; raises KeyError where one is missing, DataError where they do not fit."""
+    if settings.kind == "independent":
+        return IndependentHead(settings, tensors["weight"], tensors["bias"])
     if not settings.hidden:
         return LinearHead(settings, tensors["weight"], tensors["bias"])
     hidden = tuple((tensors[f"hidden.{i}.weight"], tensors[f"hidden.{i}.bias"]) for i in range(len(settings.hidden)))

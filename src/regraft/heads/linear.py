@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,7 @@ class LinearHead:
         if temperature == 1:
             return self
         scale = np.float32(1 / temperature)
-        return LinearHead(self.settings, self.W_DK * scale, self.b_K * scale)
+        return replace(self, W_DK=self.W_DK * scale, b_K=self.b_K * scale)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,10 +135,13 @@ def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: Hea
 def fit_at(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int, strength: float,
            tolerance: float = TOLERANCE) -> Fit:
     """The optimum at one strength, on standardised rows."""
-    # From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there.
-    path = [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * strength] + [strength]
-    *_, fit = fit_path(Z_ND, y_N, classes, path, last_tolerance=tolerance)
+    *_, fit = fit_path(Z_ND, y_N, classes, strengths_to(strength), last_tolerance=tolerance)
     return fit
+
+
+def strengths_to(strength: float) -> list[float]:
+    """From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there."""
+    return [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * strength] + [strength]
 
 
 def nearest_mean(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +65,72 @@ def softmax(logits_NK: NDArray[np.floating]) -> NDArray[np.floating]:
     return exp
 
 
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Probability of each logit by itself, the type kept."""
+    # The half on either side of 0 that can't overflow.
+    small = np.exp(-np.abs(logits))
+    probabilities: NDArray[np.floating] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    return probabilities
+
+
+class Targets(Protocol):
+    """What the scores of N rows are to become: how far they are from it, and which way it lies."""
+
+    def bias(self) -> NDArray[np.floating]:
+        """Where a fit without weights would start, [K]."""
+
+    def probabilities(self, scores_NK: Array) -> tuple[Array, float]:
+        """Probabilities [N, K] of scores, and the mean loss (nats)."""
+
+    def residual(self, P_NK: Array) -> Array:
+        """The gradient of each row's loss by its scores, [N, K]; a new array."""
+
+    def curvature(self, P_NK: Array) -> Array:
+        """Mean ``p (1 - p)`` over the columns, for each row."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One class a row: ``y_N`` int32 among ``classes``; the loss is the cross-entropy."""
+
+    y_N: NDArray[np.int32]
+    classes: int
+
+    def bias(self) -> NDArray[np.floating]:
+        """Logarithms of the shares; a class without rows has no best bias, half a row is as good as any."""
+        counts = np.bincount(self.y_N, minlength=self.classes)
+        share: NDArray[np.floating] = np.log(np.maximum(counts, 0.5) / len(self.y_N))
+        return share
+
+    def probabilities(self, scores_NK: Array) -> tuple[Array, float]:
+        """The softmax, and the mean cross-entropy."""
+        P_NK = scores_NK - scores_NK.max(1, keepdims=True)
+        right_N = P_NK[np.arange(len(self.y_N)), self.y_N]
+        np.exp(P_NK, out=P_NK)
+        total_N = P_NK.sum(1)
+        P_NK /= total_N[:, None]
+        return P_NK, float((np.log(total_N) - right_N).mean(dtype=np.float64))
+
+    def residual(self, P_NK: Array) -> Array:
+        """``p - y``."""
+        G_NK = P_NK.copy()
+        G_NK[np.arange(len(self.y_N)), self.y_N] -= 1
+        return G_NK
+
+    def curvature(self, P_NK: Array) -> Array:
+        """Mean ``p (1 - p)`` over the classes, for each row."""
+        w_N: Array = (1 - np.einsum("nk,nk->n", P_NK, P_NK)) / np.float32(P_NK.shape[1])
+        return w_N
+
+
 def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Sequence[float],
              last_tolerance: float = ROUGH, start: Fit | None = None) -> Iterator[Fit]:
+    """Fits of one class a row; see :func:`fit_targets`."""
+    return fit_targets(Z_NR, OneOf(y_N, classes), strengths, last_tolerance, start)
+
+
+def fit_targets(Z_NR: Array, targets: Targets, strengths: Sequence[float], last_tolerance: float = ROUGH,
+                start: Fit | None = None) -> Iterator[Fit]:
     """Fits at each strength in the given order (strong to weak is fastest), each started from the one before.
 
     All are rough but the last one, which is brought to ``last_tolerance``. The first is started from ``start``, a fit
@@ -74,15 +139,14 @@ def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Seque
     ``Z_NR`` should be centred and have a mean squared row length near 1.
     """
     space = _space(Z_NR)
-    counts = np.bincount(y_N, minlength=classes)
-    X_PK = np.zeros((space.size + 1, classes), np.float32)
-    # A class without rows has no best bias; half a row is as good as any.
-    X_PK[-1] = np.log(np.maximum(counts, 0.5) / len(y_N))
+    bias_K = targets.bias()
+    X_PK = np.zeros((space.size + 1, len(bias_K)), np.float32)
+    X_PK[-1] = bias_K
     if start is not None:
         X_PK[:-1], X_PK[-1] = space.coefficients(start.V_RK), start.b_K
     for number, strength in enumerate(strengths, start=1):
         tolerance = last_tolerance if number == len(strengths) else ROUGH
-        X_PK, steps = _optimum(space, y_N, X_PK, strength, tolerance)
+        X_PK, steps = _optimum(space, targets, X_PK, strength, tolerance)
         yield Fit(strength, space.weights(X_PK[:-1]), X_PK[-1].copy(), steps)
 
 
@@ -195,28 +259,22 @@ class _Point:
     loss: float
 
     @classmethod
-    def at(cls, X_PK: Array, scores_NK: Array, y_N: NDArray[np.int32], strength: float) -> _Point:
-        P_NK = scores_NK - scores_NK.max(1, keepdims=True)
-        right_N = P_NK[np.arange(len(y_N)), y_N]
-        np.exp(P_NK, out=P_NK)
-        total_N = P_NK.sum(1)
-        P_NK /= total_N[:, None]
-        entropy = float((np.log(total_N) - right_N).mean(dtype=np.float64))
-        return cls(X_PK, scores_NK, P_NK, entropy + 0.5 * strength * _dot(X_PK[:-1], X_PK[:-1]))
+    def at(cls, X_PK: Array, scores_NK: Array, targets: Targets, strength: float) -> _Point:
+        P_NK, loss = targets.probabilities(scores_NK)
+        return cls(X_PK, scores_NK, P_NK, loss + 0.5 * strength * _dot(X_PK[:-1], X_PK[:-1]))
 
-    def gradient(self, space: _Space, y_N: NDArray[np.int32], strength: float) -> Array:
-        G_NK = self.P_NK.copy()
-        G_NK[np.arange(len(y_N)), y_N] -= 1
-        G_NK /= np.float32(len(y_N))
+    def gradient(self, space: _Space, targets: Targets, strength: float) -> Array:
+        G_NK = targets.residual(self.P_NK)
+        G_NK /= np.float32(len(G_NK))
         gradient = np.empty_like(self.X_PK)
         np.multiply(self.X_PK[:-1], np.float32(strength), out=gradient[:-1])
         gradient[:-1] += space.C_NP.T @ G_NK
         gradient[-1] = G_NK.sum(0)
         return gradient
 
-    def curvature(self) -> Array:
-        """Mean ``p (1 - p)`` over the classes, for each row."""
-        w_N = (1 - np.einsum("nk,nk->n", self.P_NK, self.P_NK)) / np.float32(self.P_NK.shape[1])
+    def curvature(self, targets: Targets) -> Array:
+        """Mean ``p (1 - p)`` over the columns, for each row; never next to nothing."""
+        w_N = targets.curvature(self.P_NK)
         least = max(_LEAST_SHARE * float(w_N.mean()), 1e-3 / self.P_NK.shape[1])
         floored: Array = np.maximum(w_N, np.float32(least))
         return floored
@@ -262,12 +320,12 @@ class _Memory:
         return d + (b[back].astype(np.float32) @ self.S[:used]).reshape(d.shape)
 
 
-def _optimum(space: _Space, y_N: NDArray[np.int32], X_PK: Array, strength: float, tolerance: float,
+def _optimum(space: _Space, targets: Targets, X_PK: Array, strength: float, tolerance: float,
              ) -> tuple[Array, int]:
     """Coefficients at the optimum, and the number of steps from X to there."""
     total = 0
     while total < _MAX_STEPS:
-        X_PK, steps, converged = _descend(space, y_N, X_PK, strength, tolerance)
+        X_PK, steps, converged = _descend(space, targets, X_PK, strength, tolerance)
         total += steps
         # A fresh start that finds no lower loss has come as far as float32 goes.
         if converged or steps == 0:
@@ -275,31 +333,31 @@ def _optimum(space: _Space, y_N: NDArray[np.int32], X_PK: Array, strength: float
     return X_PK, total
 
 
-def _descend(space: _Space, y_N: NDArray[np.int32], X_PK: Array, strength: float, tolerance: float,
+def _descend(space: _Space, targets: Targets, X_PK: Array, strength: float, tolerance: float,
              ) -> tuple[Array, int, bool]:
     """A few steps from X with one preconditioner: coefficients, number of steps, whether that is the optimum.
 
     Starting anew, with the curvatures of where one has come to, also sheds what rounding has added up to.
     """
-    point = _Point.at(X_PK, space.scores(X_PK), y_N, strength)
-    gradient = point.gradient(space, y_N, strength)
-    preconditioner = space.preconditioner(point.curvature(), strength)
+    point = _Point.at(X_PK, space.scores(X_PK), targets, strength)
+    gradient = point.gradient(space, targets, strength)
+    preconditioner = space.preconditioner(point.curvature(targets), strength)
     memory = _Memory(X_PK.shape)
     for steps in range(_STEPS_AT_ONCE):
         d = memory.direction(gradient, preconditioner)
         promise = _dot(gradient, d)
         if abs(promise) <= tolerance:
             return point.X_PK, steps, True
-        following = _search(space, y_N, point, d, promise, strength) if promise > 0 else None
+        following = _search(space, targets, point, d, promise, strength) if promise > 0 else None
         if following is None:
             return point.X_PK, steps, False
-        new_gradient = following.gradient(space, y_N, strength)
+        new_gradient = following.gradient(space, targets, strength)
         memory.add(following.X_PK - point.X_PK, new_gradient - gradient)
         point, gradient = following, new_gradient
     return point.X_PK, _STEPS_AT_ONCE, False
 
 
-def _search(space: _Space, y_N: NDArray[np.int32], point: _Point, d_PK: Array, promise: float, strength: float,
+def _search(space: _Space, targets: Targets, point: _Point, d_PK: Array, promise: float, strength: float,
             ) -> _Point | None:
     """The first point along -d that lowers the loss enough, from a full step downwards; None if there is none."""
     scores_d_NK = space.scores(d_PK)
@@ -307,7 +365,7 @@ def _search(space: _Space, y_N: NDArray[np.int32], point: _Point, d_PK: Array, p
     for _ in range(_TRIES):
         t = np.float32(length)
         X_PK = point.X_PK - t * d_PK
-        new = _Point.at(X_PK, point.scores_NK - t * scores_d_NK, y_N, strength)
+        new = _Point.at(X_PK, point.scores_NK - t * scores_d_NK, targets, strength)
         if new.loss <= point.loss - _SUFFICIENT * length * promise + min(_NOISE * point.loss, 0.1 * promise):
             return new
         # The lowest point of the parabola through both losses and the slope.

@@ -122,3 +122,26 @@ class Wanted(Record):
     ask_cost: float | None = None
     ask: float | None = None
     conformal: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelRule(Record):
+    """How a model answers that gives an image any number of labels.
+
+    Attributes
+    ----------
+    thresholds:
+        A label is given from this probability on; one for each class, in their order.
+    chosen_by:
+        How the thresholds were chosen, in words.
+    separator:
+        What stood between the labels in a cell of the training's table; ``evaluate`` reads its table so.
+    """
+
+    thresholds: tuple[float, ...]
+    chosen_by: str
+    separator: str
+
+    def __post_init__(self) -> None:
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise DataError("a threshold of a label lies in 0..1")

@@ -8,7 +8,7 @@ from typing import Literal
 from regraft.errors import DataError
 from regraft.records.base import Record
 
-HeadKind = Literal["logistic_regression", "nearest_mean", "trained"]
+HeadKind = Literal["logistic_regression", "nearest_mean", "trained", "independent"]
 Weighting = Literal["by_width", "equal"]
 
 
@@ -19,7 +19,8 @@ class HeadSettings(Record):
     Attributes
     ----------
     kind:
-        Multinomial logistic regression or nearest class mean, both solved on features; or trained by steps.
+        Multinomial logistic regression or nearest class mean, both solved on features; trained by steps; or
+        ``independent``, a logistic regression for each of several labels an image.
     readouts:
         Names of the readouts it sees, standardised and joined.
     weighting:
@@ -48,6 +49,7 @@ class HeadSettings(Record):
     def label(self) -> str:
         """Kind and readouts in a few words."""
         kind = {"logistic_regression": "logistic regression", "nearest_mean": "nearest class mean",
+                "independent": "a logistic regression for each label",
                 "trained": f"{len(self.hidden) + 1} dense layers" if self.hidden else "linear head"}[self.kind]
         joined = " + ".join(self.readouts)
         return f"{kind} on {joined}" + (", each counting the same" if self.weighting == "equal" else "")
@@ -55,7 +57,10 @@ class HeadSettings(Record):
 
 @dataclass(frozen=True)
 class Tried(Record):
-    """One candidate and its held-out scores: mean log-loss (nats) and accuracy (fraction)."""
+    """One candidate and its held-out scores: mean log-loss (nats) and accuracy (fraction).
+
+    Of several labels an image, both are means over the labels too.
+    """
 
     settings: HeadSettings
     log_loss: float

@@ -125,9 +125,21 @@ class ImageIndex:
         if (counts != 1).any():
             row = int(np.flatnonzero(counts != 1)[0])
             raise DataError(
-                f"{shown(self.paths[row])} has {counts[row]} labels; one label an image is supported so far"
+                f"{shown(self.paths[row])} has {counts[row]} labels; here every image needs one"
             )
         return self.label_ids
+
+    @property
+    def one_label(self) -> bool:
+        """Whether every image has exactly one label."""
+        return bool((np.diff(self.label_offsets) == 1).all())
+
+    @property
+    def Y_NK(self) -> NDArray[np.bool_]:
+        """Which classes each image has, any number of them: bool [N, K]."""
+        Y_NK = np.zeros((len(self), len(self.classes)), np.bool_)
+        Y_NK[np.repeat(np.arange(len(self)), np.diff(self.label_offsets)), self.label_ids] = True
+        return Y_NK
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Row numbers of one split."""
@@ -141,7 +153,7 @@ class ImageIndex:
 
     def class_counts(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Images of each class, int64 [K], of all rows or the given ones."""
-        labels = self.label_ids if rows is None else self.y_N[rows]
+        labels = self.label_ids if rows is None else self.take(rows).label_ids
         return np.bincount(labels, minlength=len(self.classes))
 
     def take(self, rows: NDArray[np.int64]) -> Self:

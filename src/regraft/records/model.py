@@ -7,7 +7,7 @@ from typing import Literal
 
 from regraft.errors import DataError
 from regraft.records.base import Record
-from regraft.records.decisions import DecisionRule, Unknown
+from regraft.records.decisions import DecisionRule, LabelRule, Unknown
 from regraft.records.features import FeatureOrigin
 from regraft.records.heads import HeadSettings
 from regraft.records.networks import Readout
@@ -58,6 +58,10 @@ class ModelRecord(Record):
         The head's logits are divided by it; fitted on held-out answers.
     unknown, decision:
         When an image is unknown, and what is decided; None: no measure, no rule.
+    task:
+        ``one_label`` an image, or ``several_labels``: any number of them.
+    labels:
+        Of several labels: from which probability on each is given. Else None.
     """
 
     classes: tuple[str, ...]
@@ -75,9 +79,16 @@ class ModelRecord(Record):
     temperature: float = 1.0
     unknown: Unknown | None = None
     decision: DecisionRule | None = None
+    task: Literal["one_label", "several_labels"] = "one_label"
+    labels: LabelRule | None = None
 
     def __post_init__(self) -> None:
         _check(self)
+        several = self.task == "several_labels"
+        if several != (self.labels is not None) or several != (self.head.kind == "independent"):
+            raise DataError("a model of several labels has a threshold and a regression for each, another model none")
+        if self.labels is not None and len(self.labels.thresholds) != len(self.classes):
+            raise DataError("a model of several labels has a threshold for each")
         missing = set(self.head.readouts) - {readout.name for readout in self.readouts}
         if missing:
             raise DataError(f"the head reads {sorted(missing)}, which the backbone does not give")

@@ -9,6 +9,7 @@ from typing import Any
 from regraft.records.answers import Answers
 from regraft.records.base import Record, shown
 from regraft.records.images import Quarantined
+from regraft.records.labels import LabelCurves, LabelsResult
 from regraft.records.model import HeadRecord, ModelRecord
 from regraft.records.plan import Run
 from regraft.records.results import TrainResult
@@ -108,6 +109,28 @@ class RunPage:
     environment: Mapping[str, str]
     roots: Mapping[int, str]
     pictures: Pictures = Pictures()
+    private: bool = False
+
+
+@dataclass(frozen=True)
+class LabelsPage:
+    """One run with several labels an image as its page shows it.
+
+    ``curves`` are of test images where there are any; the rest is as in :class:`RunPage`.
+    """
+
+    name: str
+    data: str
+    model: str
+    unfinished: str
+    command: str
+    run: Run | None
+    record: ModelRecord | HeadRecord | None
+    result: LabelsResult | None
+    counts: Mapping[str, Mapping[str, int]]
+    quarantined: tuple[Quarantined, ...]
+    curves: LabelCurves | None
+    environment: Mapping[str, str]
     private: bool = False
 
 

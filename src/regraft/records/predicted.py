@@ -15,6 +15,17 @@ Cell = str | float | bool | None
 COLUMNS = ("path", "label", "decision", "probability", "runner_up", "runner_up_probability", "labels", "unknown",
            "novelty", "model_digest", "error")
 
+#: The same of a model of several labels.
+LABELS_COLUMNS = ("path", "label", "probability", "labels", "probabilities", "model_digest", "error")
+
+
+def labels_row(answer: Prediction, model_digest: str) -> dict[str, Cell]:
+    """One row under the names of ``LABELS_COLUMNS``; labels are a JSON list, probabilities a JSON object."""
+    texts = (None if value is None else json.dumps(value, ensure_ascii=False)
+             for value in (answer.labels, answer.probabilities))
+    cells = (answer.path, answer.label, answer.probability, *texts, model_digest, answer.error)
+    return dict(zip(LABELS_COLUMNS, cells, strict=True))
+
 
 def row(answer: Prediction, model_digest: str) -> dict[str, Cell]:
     """One row under the names of ``COLUMNS``; with an error, path, digest and error alone are filled.
@@ -43,7 +54,7 @@ class PredictedFile(Record):
     images, errors:
         Rows, and those without an answer.
     labels:
-        How many images got each label.
+        How many images got each label; of several labels an image counts for each of its own.
     continued:
         Rows that an interrupted run of the same command had made.
     """

@@ -258,7 +258,8 @@ class Prediction(Record):
     decision:
         The class to decide for by the model's rule, or ``ask`` for a person; None where it has no rule.
     labels:
-        The set that holds the right class as often as was asked for; None where nobody asked.
+        The set that holds the right class as often as was asked for; None where nobody asked. A model of several labels
+        gives those from their thresholds on, and none of ``unknown``, ``novelty`` and ``decision``.
     """
 
     path: str

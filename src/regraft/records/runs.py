@@ -24,7 +24,7 @@ class RunRow(Record):
     plan, backbone:
         How is transferred, from what; empty where it did not get so far.
     validation, test:
-        Accuracies, or None.
+        Accuracies, or None. Of several labels an image, the share of images with all of them right.
     seconds:
         Wall time of a finished run.
     """

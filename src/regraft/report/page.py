@@ -15,6 +15,7 @@ from regraft.errors import MissingExtraError
 from regraft.progress import duration
 from regraft.records.base import shown
 from regraft.records.images import SPLITS
+from regraft.records.labels import LabelsEvaluation
 from regraft.records.page import RunPage
 from regraft.records.results import Evaluation, Interval
 from regraft.records.review import Answered
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
-class _Figure:
+class Figure:
     """One row of the table of figures: what it is called, what it means, and how its value is written."""
 
     name: str
@@ -37,20 +38,20 @@ class _Figure:
 
 
 _FIGURES = (
-    _Figure("right answers", "accuracy: the share of images with the right name", "accuracy"),
-    _Figure("right, every class counting alike", "balanced accuracy: the mean over classes of the share that is found",
-            "balanced_accuracy"),
-    _Figure("right among the first five", "top-5: the right name is among the five most probable", "top5"),
-    _Figure("macro F1", "how much of a class is found and how many answers of it are right, in one, averaged",
-            "macro_f1"),
-    _Figure("ROC AUC", "how well each class is ranked above the others: 0.5 is chance, 1 perfect", "roc_auc", False),
-    _Figure("average precision", "precision averaged over all thresholds and classes: 1 is perfect",
-            "average_precision", False),
-    _Figure("log-loss", "how surprised the model was by the truth: 0 is perfect", "log_loss", False),
-    _Figure("Brier score", "squared distance of the probabilities from the truth, 0 to 2: 0 is perfect", "brier",
-            False),
-    _Figure("calibration error", "how far a probability is, on average, from the share that is right",
-            "calibration_error"),
+    Figure("right answers", "accuracy: the share of images with the right name", "accuracy"),
+    Figure("right, every class counting alike", "balanced accuracy: the mean over classes of the share that is found",
+           "balanced_accuracy"),
+    Figure("right among the first five", "top-5: the right name is among the five most probable", "top5"),
+    Figure("macro F1", "how much of a class is found and how many answers of it are right, in one, averaged",
+           "macro_f1"),
+    Figure("ROC AUC", "how well each class is ranked above the others: 0.5 is chance, 1 perfect", "roc_auc", False),
+    Figure("average precision", "precision averaged over all thresholds and classes: 1 is perfect",
+           "average_precision", False),
+    Figure("log-loss", "how surprised the model was by the truth: 0 is perfect", "log_loss", False),
+    Figure("Brier score", "squared distance of the probabilities from the truth, 0 to 2: 0 is perfect", "brier",
+           False),
+    Figure("calibration error", "how far a probability is, on average, from the share that is right",
+           "calibration_error"),
 )
 
 
@@ -151,7 +152,7 @@ def _context(run: RunPage) -> dict[str, Any]:
     totals = {split: sum(counts.get(split, 0) for counts in run.counts.values()) for split in (*SPLITS, "")}
     plane = None if run.feature_map is None else charts.plane(run.feature_map, classes)
     return {
-        "figures": figures, "figure_rows": list(_figure_rows(figures)),
+        "figures": figures, "figure_rows": list(figure_rows(_FIGURES, figures)),
         "main_strip": None if main is None else charts.strip(main.accuracy, main.majority.accuracy),
         "matrix": None if main is None else matrix(classes, main.confusion), "as_table": AS_TABLE,
         "cell_side": CELL, "cell_margin": MARGIN, "main_review": review,
@@ -175,15 +176,16 @@ def _context(run: RunPage) -> dict[str, Any]:
     }
 
 
-def _figure_rows(figures: Sequence[Evaluation]) -> Iterator[tuple[_Figure, list[tuple[str, str]]]]:
+def figure_rows(rows: Sequence[Figure], figures: Sequence[Evaluation | LabelsEvaluation],
+                ) -> Iterator[tuple[Figure, list[tuple[str, str]]]]:
     """Each figure that was measured: its value and its interval on every split."""
-    for row in _FIGURES:
+    for row in rows:
         cells = [_cell(row, getattr(of, row.field), of.intervals.get(row.field)) for of in figures]
         if any(value for value, _ in cells):
             yield row, cells
 
 
-def _cell(row: _Figure, value: Interval | float | None, spread: tuple[float, float] | None) -> tuple[str, str]:
+def _cell(row: Figure, value: Interval | float | None, spread: tuple[float, float] | None) -> tuple[str, str]:
     if value is None:
         return "", ""
     number = value.value if isinstance(value, Interval) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,11 +89,22 @@ def _curves(answers: Answers) -> tuple[PrecisionRecall, ...]:
     area_K = metrics.one_vs_rest(metrics.average_precision, answers.P_NK.astype(np.float64), answers.y_N)
     if len(area_K) == 2:
         area_K[0] = np.nan
-    worst = [k for k in np.argsort(area_K, kind="stable")[:_CURVES].tolist() if not np.isnan(area_K[k])]
-    return tuple(_curve(answers.classes[k], answers.P_NK[:, k], answers.y_N == k, float(area_K[k])) for k in worst)
+    return tuple(_curve(answers.classes[k], answers.P_NK[:, k], answers.y_N == k, float(area_K[k]))
+                 for k in _worst(area_K))
 
 
-def _curve(label: str, score_N: NDArray[np.float32], own_N: NDArray[np.bool_], area: float) -> PrecisionRecall:
+def label_curves(classes: Sequence[str], P_NK: NDArray[np.float64], Y_NK: NDArray[np.bool_],
+                 ) -> tuple[PrecisionRecall, ...]:
+    """Of the labels with the smallest areas, where an image has any number of them."""
+    area_K = metrics.ranked(P_NK, Y_NK)(np.ones(len(P_NK)))
+    return tuple(_curve(classes[k], P_NK[:, k], Y_NK[:, k], float(area_K[k])) for k in _worst(area_K))
+
+
+def _worst(area_K: NDArray[np.float64]) -> list[int]:
+    return [k for k in np.argsort(area_K, kind="stable")[:_CURVES].tolist() if not np.isnan(area_K[k])]
+
+
+def _curve(label: str, score_N: NDArray[np.floating], own_N: NDArray[np.bool_], area: float) -> PrecisionRecall:
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(own_N, score_N)

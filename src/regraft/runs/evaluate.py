@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from regraft import evaluation
 from regraft.data.index import open_data
 from regraft.data.splits import apply_splits
 from regraft.errors import DataError, UnknownNameError, UsageError
-from regraft.extraction.extract import Rows, extract, feature_key
+from regraft.extraction.extract import Features, Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.extraction.stream import Stream
 from regraft.model import Model, load
@@ -21,6 +22,7 @@ from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.exported import ExportedRecord
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, Quarantined
+from regraft.records.labels import LabelsEvaluation
 from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
@@ -48,12 +50,24 @@ class Answered:
     unknown_N: NDArray[np.bool_] | None = None
 
 
-def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
+class _Provenance(TypedDict):
+    """What every evaluation says of where its figures come from."""
+
+    split: str
+    method: str
+    seen: int
+    note: str
+
+
+def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation | LabelsEvaluation:
     """Run one evaluation; see :func:`regraft.evaluate`."""
     if is_onnx(settings.model):
         return _evaluate_file(load_onnx(settings.model, settings.module), settings, progress)
-    answered = answer(settings, progress)
-    model, features, split = answered.model, answered.features, answered.split
+    model = load(settings.model, settings.module)
+    if model.several:
+        return _evaluate_labels(model, settings, progress)
+    answered = answer(model, settings, progress)
+    features, split = answered.features, answered.split
     seen = model.seen.count(features.digests)
     figures = _judged(model.record, answered.P_NK, answered.y_N, model.classes, split, seen, features.quarantined)
     return _sliced(figures, answered.index.take(features.rows), answered.P_NK, answered.y_N, settings,
@@ -76,11 +90,8 @@ def _slices(settings: EvaluateSettings) -> list[str]:
 def _judged(record: ModelRecord | ExportedRecord, P_NK: NDArray[np.float64], y_N: NDArray[np.int32],
             classes: Sequence[str], split: str, seen: int, quarantined: Sequence[Quarantined]) -> Evaluation:
     return evaluation.judge(
-        # What the model has seen is no test of it, whatever the folder is called.
-        P_NK, y_N, classes, split="seen" if seen and split == "test" else split,
-        method="answers of the saved model", majority=int(np.argmax(record.training_counts)), seen=seen,
-        unreadable=quarantined, rule=record.decision,
-        note="" if not seen else f"{seen:,} of {len(y_N):,} images served for fitting or choosing this model")
+        P_NK, y_N, classes, majority=int(np.argmax(record.training_counts)), unreadable=quarantined,
+        rule=record.decision, **_provenance(split, seen, len(y_N)))
 
 
 def _evaluate_file(model: OnnxModel, settings: EvaluateSettings, progress: Progress) -> Evaluation:
@@ -113,9 +124,8 @@ class _Probabilities:
         return self._model.run(pixels_BHWC).astype(np.float32)
 
 
-def answer(settings: EvaluateSettings, progress: Progress) -> Answered:
+def answer(model: Model, settings: EvaluateSettings, progress: Progress) -> Answered:
     """Open the images and answer those that can be read."""
-    model = load(settings.model, settings.module)
     index, split, y_N = _opened(settings, model.classes)
     return answer_images(model, index, split, y_N, settings, progress)
 
@@ -127,6 +137,14 @@ def answer_images(model: Model, index: ImageIndex, split: str, y_N: NDArray[np.i
     Of the settings, those count that say where and how fast, and ``max_quarantined``. With ``unknown``, it is told
     which images are unlike what the model knows.
     """
+    features, features_ND = _read(model, index, settings, progress)
+    return Answered(model, index, split, features, y_N[features.rows], model.head.probabilities(features_ND),
+                    model.unlike(features_ND) if unknown else None)
+
+
+def _read(model: Model, index: ImageIndex, settings: EvaluateSettings, progress: Progress,
+          ) -> tuple[Features, NDArray[np.float32]]:
+    """Which images can be read, and what the model's head reads of them, float32 [N, D]."""
     record, rules = model.record, model.record.preprocessing
     network = model.frozen(settings.device, settings.engine)
     work = Work(record.backbone, network, record.weights_digest, record.readouts, rules)
@@ -136,20 +154,50 @@ def answer_images(model: Model, index: ImageIndex, split: str, y_N: NDArray[np.i
             features = extract(index, space, engine, rules, progress, Deadline(None), settings.max_quarantined)
             everything = np.arange(len(features.rows))
             features_ND = features.read(everything, record.head.readouts)
-            P_NK = model.head.probabilities(features_ND)
-            unknown_N = model.unlike(features_ND) if unknown else None
         store.trim(size_in_bytes(settings.store_limit))
-    return Answered(model, index, split, features, y_N[features.rows], P_NK, unknown_N)
+    return features, features_ND
+
+
+def _evaluate_labels(model: Model, settings: EvaluateSettings, progress: Progress) -> LabelsEvaluation:
+    """Figures of a model that gives an image any number of labels."""
+    rule = model.record.labels
+    assert rule is not None
+    if settings.slices is not None:
+        raise UsageError("slices: groups are measured with one label an image so far; leave --slices away")
+    index, split = _images(settings, settings.label_separator or rule.separator)
+    number_K, Y_NK = _numbers(index, model.classes), np.zeros((len(index), len(model.classes)), np.bool_)
+    known_K = number_K >= 0  # the others have no image here
+    Y_NK[:, number_K[known_K]] = index.Y_NK[:, known_K]
+    features, features_ND = _read(model, index, settings, progress)
+    return evaluation.judge_labels(model.head.probabilities(features_ND), Y_NK[features.rows], model.classes,
+                                   rule.thresholds, unreadable=features.quarantined,
+                                   **_provenance(split, model.seen.count(features.digests), len(features_ND)))
+
+
+def _provenance(split: str, seen: int, images: int) -> _Provenance:
+    """Where figures come from; what the model has seen is no test of it, whatever the folder is called."""
+    return {"split": "seen" if seen and split == "test" else split, "method": "answers of the saved model",
+            "seen": seen,
+            "note": "" if not seen else f"{seen:,} of {images:,} images served for fitting or choosing this model"}
 
 
 def _opened(settings: EvaluateSettings, classes: Sequence[str]) -> tuple[ImageIndex, str, NDArray[np.int32]]:
     """The images of the wanted split, its name, and their labels as the model counts."""
-    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links)
+    if settings.label_separator is not None:
+        raise UsageError("label_separator: the model gives one label an image, so no cell is taken apart; leave "
+                         "--label-separator away")
+    index, split = _images(settings, None)
+    return index, split, _numbers(index, classes)[index.y_N]
+
+
+def _images(settings: EvaluateSettings, label_separator: str | None) -> tuple[ImageIndex, str]:
+    """The images of the wanted split, and its name."""
+    index = open_data(settings.data, layout=settings.layout, follow_links=settings.follow_links,
+                      label_separator=label_separator)
     if settings.splits is not None:
         index = apply_splits(index, Path(settings.splits))
     check_slices(index, _slices(settings))
-    index, split = _choose_split(index, settings.split)
-    return index, split, _as_the_model_counts(index, classes)
+    return _choose_split(index, settings.split)
 
 
 def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, str]:
@@ -169,8 +217,11 @@ def _choose_split(index: ImageIndex, wanted: str | None) -> tuple[ImageIndex, st
     return index.take(rows), wanted
 
 
-def _as_the_model_counts(index: ImageIndex, classes: Sequence[str]) -> NDArray[np.int32]:
-    """Labels in the model's numbering, by name; raises DataError for a class the model does not know."""
+def _numbers(index: ImageIndex, classes: Sequence[str]) -> NDArray[np.int32]:
+    """The model's number of each class of the index, by name; -1 of one without an image.
+
+    Raises DataError for a class that the model does not know.
+    """
     number = {name: i for i, name in enumerate(classes)}
     counts = index.class_counts()
     strange = [(name, int(count)) for name, count in zip(index.classes, counts, strict=True)
@@ -179,5 +230,4 @@ def _as_the_model_counts(index: ImageIndex, classes: Sequence[str]) -> NDArray[n
         named = ", ".join(f"{shown(name)!r} ({count:,} images)" for name, count in strange[:5])
         raise DataError(f"the model does not know {named}; it knows {', '.join(map(shown, classes[:10]))}"
                         f"{', ...' if len(classes) > 10 else ''}; take the others out of the data to evaluate it")
-    renumber = np.array([number.get(name, -1) for name in index.classes], np.int32)
-    return renumber[index.y_N]
+    return np.array([number.get(name, -1) for name in index.classes], np.int32)

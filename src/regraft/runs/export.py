@@ -65,6 +65,7 @@ def export(settings: ExportSettings, progress: Progress) -> ExportResult:
     except ImportError:
         raise MissingExtraError("exporting", "train,export") from None
     model = load(settings.model, settings.module)
+    model.require_one_label("export, and serve with it,")
     out = (Path(settings.out).expanduser() if settings.out is not None
            else model.folder / export_name(settings.format, settings.precision))
     if not out.parent.is_dir() or out.is_dir():

@@ -18,8 +18,9 @@ from regraft.model import RECORD, RUN
 from regraft.records.answers import Answers
 from regraft.records.base import Record, shown
 from regraft.records.images import SPLITS, Quarantined
+from regraft.records.labels import LabelCurves, LabelsResult
 from regraft.records.model import HeadRecord, ModelRecord
-from regraft.records.page import RunPage
+from regraft.records.page import LabelsPage, RunPage
 from regraft.records.plan import Plan, Run
 from regraft.records.results import TrainResult
 from regraft.records.review import FeatureMap
@@ -34,6 +35,9 @@ from regraft.strategy.writing import to_toml
 
 #: Where the training leaves the map of its features.
 MAP = "map.json"
+
+#: Where a training with several labels an image leaves its curves.
+CURVES = "curves.json"
 
 #: Settings that name a file or folder: of those the last part alone is shown.
 _PATHS = ("data", "out", "test", "splits", "weights", "plan", "store", "costs")
@@ -78,6 +82,26 @@ def gather(out: Path, private: bool = False) -> RunPage:
         feature_map=_record(FeatureMap, run_folder / MAP) if finished else None,
         environment=(document or {}).get("environment", {}), roots=_roots(run_folder / "splits.csv", answers),
         private=private)
+
+
+def gather_labels(out: Path, private: bool = False) -> LabelsPage:
+    """Read a run with several labels an image, as :func:`gather` does another."""
+    run_folder, settings = out / RUN, begun_with(out)
+    finished = (out / MANIFEST).is_file()
+    document = _json(run_folder / "record.json") if finished else None
+    return LabelsPage(
+        name=shown(out.name), data=_name(settings.get("data", out.name)), model=out.name,
+        unfinished="" if finished else _unfinished(run_folder, private), command=command(settings),
+        run=_record(Run, run_folder / "plan.json"), record=_model_record(out) if finished else None,
+        result=None if document is None else LabelsResult.from_dict(_result(document)),
+        counts=_counts(run_folder / "splits.csv"), quarantined=_quarantined(run_folder / "quarantine.csv"),
+        curves=_record(LabelCurves, run_folder / CURVES) if finished else None,
+        environment=(document or {}).get("environment", {}), private=private)
+
+
+def has_several_labels(out: Path) -> bool:
+    """Whether the run in a model folder was begun with several labels an image."""
+    return begun_with(out).get("labels") == "several"
 
 
 def without_places(text: str) -> str:
@@ -173,7 +197,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 def _counts(path: Path) -> dict[str, dict[str, int]]:
     """Images of each class in each split."""
     found: Counter[tuple[str, str]] = Counter(
-        (label, row["split"]) for row in _rows(path) for label in row["label"].split(";"))
+        (label, row["split"]) for row in _rows(path) for label in row["label"].split(";") if label)
     return {label: {split: found[label, split] for split in (*SPLITS, "") if found[label, split]}
             for label in sorted({label for label, _ in found})}
 

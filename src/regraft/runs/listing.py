@@ -13,6 +13,7 @@ from regraft.errors import DataError
 from regraft.manifest import NAME as MANIFEST
 from regraft.model import RUN
 from regraft.records.base import shown
+from regraft.records.labels import LabelsEvaluation, LabelsResult
 from regraft.records.results import TrainResult
 from regraft.records.runs import RunRow, Runs, RunState
 from regraft.runs.folder import LOCK, STARTED, read_lines
@@ -44,11 +45,17 @@ def _row(out: Path) -> RunRow:
         state: RunState = "running" if _in_use(run) else "unfinished"
         return RunRow(str(out), state, _reached(run), plan, backbone, None, None, None)
     try:
-        result = TrainResult.from_dict(_json(run / "record.json").get("result") or {})
+        result = _result(_json(run / "record.json").get("result") or {})
     except DataError:
         return RunRow(str(out), "finished", "its record can't be read", plan, backbone, None, None, None)
-    validation, test = (None if of is None else of.accuracy for of in (result.validation, result.test))
+    validation, test = (None if of is None else of.exact_match if isinstance(of, LabelsEvaluation) else of.accuracy
+                        for of in (result.validation, result.test))
     return RunRow(str(out), "finished", "the end", plan, backbone, validation, test, result.seconds)
+
+
+def _result(values: dict[str, Any]) -> TrainResult | LabelsResult:
+    """What a training reported; raises DataError where it is neither."""
+    return LabelsResult.from_dict(values) if "thresholds_by" in values else TrainResult.from_dict(values)
 
 
 def _reached(run: Path) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from regraft import metrics
 from regraft.errors import DataError
+from regraft.model import Model, load
 from regraft.progress import Progress
 from regraft.records.answers import Answers
 from regraft.records.base import shown
@@ -16,6 +17,7 @@ from regraft.records.pairing import PairedComparison
 from regraft.records.results import Interval
 from regraft.runs.answers import read_answers
 from regraft.runs.evaluate import answer
+from regraft.runs.gather import has_several_labels
 from regraft.settings import CompareSettings, EvaluateSettings
 
 
@@ -25,9 +27,9 @@ def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
         kept = (_kept(model) for model in (settings.first, settings.second))
         return paired(settings.first, settings.second, *_matched(*kept),
                       "kept answers for the test images of both trainings", 0)
-    one, other = (answer(EvaluateSettings(model, settings.data, device=settings.device, store=settings.store,
-                                          store_limit=settings.store_limit), progress)
-                  for model in (settings.first, settings.second))
+    one, other = (answer(_one_label(model), EvaluateSettings(
+        model, settings.data, device=settings.device, store=settings.store, store_limit=settings.store_limit), progress)
+        for model in (settings.first, settings.second))
     # Each model may find other files unreadable.
     _, at_one, at_other = np.intersect1d(one.features.rows, other.features.rows, return_indices=True)
     right, right_too = ((of.P_NK.argmax(1) == of.y_N)[at] for of, at in ((one, at_one), (other, at_other)))
@@ -36,7 +38,16 @@ def compare(settings: CompareSettings, progress: Progress) -> PairedComparison:
                   f"split {one.split} of {shown(str(settings.data))}", seen)
 
 
+def _one_label(path: str | Path) -> Model:
+    """The model in a folder; raises UsageError where it gives several labels an image."""
+    model = load(path)
+    model.require_one_label("compare")
+    return model
+
+
 def _kept(model: str | Path) -> Answers:
+    if has_several_labels(Path(model).expanduser()):
+        _one_label(model)
     answers = read_answers(model).get("test")
     if answers is None:
         raise DataError(f"{shown(str(model))} was trained without test images, so it keeps no answers to compare; give "

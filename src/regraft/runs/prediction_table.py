@@ -27,8 +27,9 @@ _GROUP = 8192
 class Journal:
     """Answers of one command, a JSON line each, in the order of its images; made by :func:`open_journal`."""
 
-    def __init__(self, path: Path, offset: int, count: int) -> None:
+    def __init__(self, path: Path, offset: int, count: int, kind: type[Prediction]) -> None:
         self.path = path
+        self._kind = kind
         self.count = count
         self._offset = offset  # where the answers begin
 
@@ -48,14 +49,15 @@ class Journal:
             for line in file:
                 values = json.loads(line)
                 labels = values.pop("labels")
-                yield Prediction(**values, labels=None if labels is None else tuple(labels))
+                yield self._kind(**values, labels=None if labels is None else tuple(labels))
 
 
 @contextmanager
-def open_journal(table: Path, sources: Sequence[Named], model: str) -> Iterator[Journal]:
+def open_journal(table: Path, sources: Sequence[Named], model: str, kind: type[Prediction] = Prediction,
+                 ) -> Iterator[Journal]:
     """The journal beside a table: that of an interrupted run on the same images with the same model goes on.
 
-    It is deleted once all went well. Raises OutputError where it can't be written.
+    Its answers are of a ``kind``. It is deleted once all went well. Raises OutputError where it can't be written.
     """
     path = table.with_name(f".{table.name}.part")
     about = json.dumps({"format_version": _FORMAT, "model": model, "images": _listing(sources)}).encode()
@@ -66,7 +68,7 @@ def open_journal(table: Path, sources: Sequence[Named], model: str) -> Iterator[
                 file.write(about + b"\n")
             else:
                 file.truncate(kept)
-        yield Journal(path, len(about) + 1, count)
+        yield Journal(path, len(about) + 1, count, kind)
         path.unlink()
     except OSError as error:
         raise OutputError(f"{shown(str(table))} can't be written ({error.strerror or error}); take another place"
@@ -107,35 +109,35 @@ def require_format(table: Path) -> None:
         _pyarrow()
 
 
-def write_table(table: Path, rows: Iterable[dict[str, Cell]]) -> None:
-    """Write rows as CSV, Parquet or JSON lines, by the file's ending; whole or not at all.
+def write_table(table: Path, rows: Iterable[dict[str, Cell]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write rows of the given columns as CSV, Parquet or JSON lines, by the file's ending; whole or not at all.
 
     Raises OutputError where it can't be written.
     """
     with whole_file(table, 0) as half:
         match table.suffix.lower():
             case ".parquet":
-                _write_parquet(half, rows)
+                _write_parquet(half, rows, columns)
             case ".jsonl":
                 with half.open("w", encoding="utf-8") as file:
                     file.writelines(json.dumps(row) + "\n" for row in rows)
             case _:
-                _write_csv(half, rows)
+                _write_csv(half, rows, columns)
 
 
-def _write_csv(half: Path, rows: Iterable[dict[str, Cell]]) -> None:
+def _write_csv(half: Path, rows: Iterable[dict[str, Cell]], columns: Sequence[str]) -> None:
     with half.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: harmless(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
                          for row in rows)
 
 
-def _write_parquet(half: Path, rows: Iterable[dict[str, Cell]]) -> None:
+def _write_parquet(half: Path, rows: Iterable[dict[str, Cell]], columns: Sequence[str]) -> None:
     pyarrow, parquet = _pyarrow()
     numbers = {"probability": pyarrow.float64(), "runner_up_probability": pyarrow.float64(),
                "novelty": pyarrow.float64(), "unknown": pyarrow.bool_()}
-    schema = pyarrow.schema([(name, numbers.get(name, pyarrow.string())) for name in COLUMNS])
+    schema = pyarrow.schema([(name, numbers.get(name, pyarrow.string())) for name in columns])
     with parquet.ParquetWriter(half, schema) as writer:
         left = iter(rows)
         while group := [{**row, "path": _text(str(row["path"]))} for row in islice(left, _GROUP)]:

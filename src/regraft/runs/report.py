@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from regraft.errors import MissingExtraError, OutputError
+from regraft.errors import MissingExtraError, OutputError, UsageError
 from regraft.model import RUN
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.page import ReportResult, RunPage
 from regraft.report.card import MARK, card
 from regraft.report.figures import figures
+from regraft.report.labels import labels_page
 from regraft.report.page import comparison_page, figures_of, run_page
 from regraft.runs.folder import write_whole
-from regraft.runs.gather import gather, model_folder
+from regraft.runs.gather import gather, gather_labels, has_several_labels, model_folder
 from regraft.runs.pictured import pictures
 from regraft.settings import ReportSettings
 
@@ -34,6 +35,10 @@ def report(settings: ReportSettings, progress: Progress) -> ReportResult:
     out = None if settings.out is None else Path(settings.out).expanduser()
     if len(folders) == 1:
         return write_page(folders[0], progress, out, settings.data, private=settings.no_images)
+    several = next((folder for folder in folders if has_several_labels(folder)), None)
+    if several is not None:
+        raise UsageError(f"{shown(str(several))} has several labels an image, and runs with one label are set side by "
+                         "side so far; give one run to a page")
     started = time.monotonic()
     page = comparison_page([gather(folder, settings.no_images) for folder in folders])
     return _written(out or Path(_SEVERAL), page, folders, (), (), started)
@@ -46,6 +51,9 @@ def write_page(folder: Path, progress: Progress, out: Path | None = None, data: 
     ``data`` names where the images are, if not where the training found them; a ``private`` page shows none.
     """
     started = time.monotonic()
+    if has_several_labels(folder):
+        return _written(out or folder / RUN / PAGE, labels_page(gather_labels(folder, private)), [folder], (), (),
+                        started)
     run = gather(folder, private)
     if not private:
         run = replace(run, pictures=pictures(run, folder, data, progress))

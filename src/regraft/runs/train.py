@@ -67,13 +67,15 @@ _REPEATED_BELOW = 500
 #: The readout that the map of a run shows: what the network's own head reads.
 MAPPED = "last"
 
-_OF_TEST = "never used for fitting or choosing"
+#: How the answers for test images came about.
+OF_TEST = "never used for fitting or choosing"
 
 #: Settings that decide where and how fast, not what comes out: an unfinished run may be continued with others.
 _OPERATIONAL = ("out", "force", "resume", "store", "store_limit", "device", "engine", "workers", "time_limit", "quiet",
                 "hooks", "plan", "report")
 
 _Prepared = TypeVar("_Prepared")
+_Result = TypeVar("_Result")
 
 
 def train(settings: TrainSettings, progress: Progress) -> TrainResult:
@@ -87,8 +89,8 @@ def train_on(index: ImageIndex, settings: TrainSettings, also: Mapping[str, Any]
 
 
 def run(settings: TrainSettings, progress: Progress, prepare: Callable[[TrainSettings], _Prepared],
-        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], TrainResult],
-        also: Mapping[str, Any] = MappingProxyType({})) -> TrainResult:
+        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], _Result],
+        also: Mapping[str, Any] = MappingProxyType({})) -> _Result:
     """Prepare the data, claim the output folder, train in it."""
     started = time.monotonic()
     prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
@@ -205,7 +207,8 @@ def prepare(settings: TrainSettings) -> ImageIndex:
 
 def open_images(settings: TrainSettings) -> ImageIndex:
     """The images, joined with those of ``--test``."""
-    opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links}
+    opening: dict[str, Any] = {"layout": settings.layout, "follow_links": settings.follow_links,
+                               "label_separator": settings.label_separator if settings.labels == "several" else None}
     index = data_index.open_data(settings.data, **opening)
     if settings.exclude is not None:
         index = lists.excluded(index, Path(settings.exclude))
@@ -380,7 +383,7 @@ def keep_answers(folder: RunFolder, index: ImageIndex, features: Rows, held: Hel
         answers.append(answers_of(index, features.rows[rows_N], P_NK, "validation", method))
     if P_test is not None:
         test = index.take(features.rows).rows("test")
-        answers.append(answers_of(index, features.rows[test], P_test, "test", _OF_TEST))
+        answers.append(answers_of(index, features.rows[test], P_test, "test", OF_TEST))
     write_answers(folder.path, answers)
 
 
@@ -416,12 +419,13 @@ def judge_test(index: ImageIndex, features: Rows, P_NK: NDArray[np.float64], see
     test = readable.rows("test")
     twins = seen.count(features.digests[i] for i in test)
     return evaluation.judge(
-        P_NK, readable.y_N[test], index.classes, split="test", method=_OF_TEST,
-        majority=majority, seen=twins, unreadable=_unreadable(index, features, "test"), rule=rule,
+        P_NK, readable.y_N[test], index.classes, split="test", method=OF_TEST,
+        majority=majority, seen=twins, unreadable=unreadable(index, features, "test"), rule=rule,
         note=f"{twins:,} of them are pixel for pixel the same as an image that was learned from" if twins else "")
 
 
-def _unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantined]:
+def unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantined]:
+    """Images of a split that have no features, with the reason."""
     of_split = {index.paths[int(row)] for row in index.rows(split)}
     return [quarantined for quarantined in features.quarantined if quarantined.path in of_split]
 

@@ -40,6 +40,7 @@ def _update(folder: Path, settings: UpdateSettings, progress: Progress) -> Updat
     started = time.monotonic()
     begun = take_up(folder, settings)
     old = load(folder)
+    old.require_one_label("update")
     if isinstance(old, HeadModel):
         raise UsageError(f"{shown(str(folder))} has no network, and an update reads images; train one on images")
     joined = join(old, begun, settings)

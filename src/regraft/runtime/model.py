@@ -66,6 +66,11 @@ class OnnxModel:
         return self.record.labels
 
     @property
+    def several(self) -> bool:
+        """Whether the file gives an image any number of labels; such a model is not exported so far."""
+        return False
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From a file's bytes to the network's pixels."""
         return self.record.preprocessing

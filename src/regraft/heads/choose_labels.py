@@ -1,0 +1,110 @@
+"""Choose readouts, weighting and strength for several labels an image, as :mod:`regraft.heads.choose` does for one.
+
+A candidate's score is the mean log-loss over held-out images and labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.data import label_splits
+from regraft.heads.choose import (
+    CHOOSING_ROWS,
+    FINALISTS,
+    FLOOR,
+    INNER_SHARE,
+    LEAST_HELD,
+    Candidate,
+    Division,
+    candidates,
+    in_threads,
+    search,
+    unmeasured,
+)
+from regraft.heads.independent import AnyOf, fit_independent
+from regraft.heads.linear import Blocks, Standardisation
+from regraft.heads.solver import ROUGH, fit_targets, sigmoid
+from regraft.records.heads import Choice, HeadSettings, Tried
+
+
+def choose(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division], by: str, names: Sequence[str],
+           finalists: int = FINALISTS, seed: int = 0) -> Choice:
+    """The head with the lowest held-out log-loss over the divisions; ``Y_NK`` says which labels an image has.
+
+    The two rounds are those of :func:`regraft.heads.choose.choose`.
+    """
+    if sum(len(held) for _, held in divisions) < LEAST_HELD:
+        return Choice(replace(unmeasured(names), kind="independent"),
+                      "experience with other sets: there are too few images to measure it")
+
+    def score(divisions: Sequence[Division], candidate: Candidate, strengths: Sequence[float]) -> list[Tried]:
+        return _score(blocks, Y_NK, divisions, candidate, strengths)
+
+    return search(score, [replace(c, kind="independent") for c in candidates(names, few=False)], divisions, by,
+                  finalists, seed)
+
+
+def _score(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division], candidate: Candidate,
+           strengths: Sequence[float]) -> list[Tried]:
+    """Held-out log-loss and share of right yes or no of a candidate at each strength, over all divisions together."""
+    losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
+    for train, held in divisions:
+        of_train = {name: blocks[name][train] for name in candidate.readouts}
+        standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
+        Z_train = standard.apply(of_train, candidate.readouts, slice(None))
+        Z_held = standard.apply(blocks, candidate.readouts, held)
+        for i, fit in enumerate(fit_targets(Z_train, AnyOf(Y_NK[train]), strengths)):
+            P = sigmoid(Z_held @ fit.V_RK + fit.b_K)
+            own = np.where(Y_NK[held], P, 1 - P)
+            losses[i] -= np.log(np.maximum(own, FLOOR)).mean(1, dtype=np.float64).sum()
+            hits[i] += (own > 0.5).mean(1).sum()
+        count += len(held)
+    return [Tried(candidate.at(strength), float(loss / count), float(hit / count))
+            for strength, loss, hit in zip(strengths, losses, hits, strict=True)]
+
+
+def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, chosen: HeadSettings) -> HeadSettings:
+    """The same head for more images than it was chosen on: its strength is measured anew, the best one is weaker."""
+    candidate = Candidate(chosen.readouts, chosen.weighting, chosen.kind)
+    strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
+    return min(_score(blocks, Y_NK, [division], candidate, strengths), key=lambda tried: tried.log_loss).settings
+
+
+def choosing_rows(Y_NK: NDArray[np.bool_], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """At most about 2,000 of the rows, stratified, for choosing."""
+    if len(rows) <= CHOOSING_ROWS:
+        return rows
+    return rows[label_splits.holdout(Y_NK[rows], None, CHOOSING_ROWS / len(rows), seed)]
+
+
+def divide(Y_NK: NDArray[np.bool_], groups_N: NDArray[np.int32] | None, number: int, seed: int) -> list[Division]:
+    """Stratified, grouped folds as divisions; empty where no image can be held out."""
+    fold_N = label_splits.folds(Y_NK, groups_N, number, seed)
+    return [(np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold))
+            for fold in range(number) if (fold_N == fold).any()]
+
+
+def cross_validate(blocks: Blocks, Y_NK: NDArray[np.bool_], groups_N: NDArray[np.int32] | None, names: Sequence[str], *,
+                   number: int, repeats: int, seed: int, done: Callable[[], None],
+                   ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Held-out rows and their probabilities for each fold of each repeat, every choice made inside the fold."""
+
+    def one_fold(job: tuple[int, Division]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        inner_seed, (train, held) = job
+        inner = label_splits.holdout(Y_NK[train], None if groups_N is None else groups_N[train], INNER_SHARE,
+                                     inner_seed)
+        rows = np.arange(len(train))
+        of_train = {name: block[train] for name, block in blocks.items()}
+        divisions = [(rows[~inner], rows[inner])] if inner.any() else []
+        chosen = choose(of_train, Y_NK[train], divisions, "a part of the fold", names, 1, inner_seed).chosen
+        head = fit_independent(of_train, Y_NK[train], chosen, ROUGH)
+        found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
+        done()
+        return held, found
+
+    return in_threads(one_fold, [(seed + repeat, division) for repeat in range(repeats)
+                                 for division in divide(Y_NK, groups_N, number, seed + 1000 * (repeat + 1))])
