@@ -49,7 +49,7 @@ def calibration(folder: Path, scratch: Path) -> dict[str, Any]:
 
 def _labels(P_NK: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int32]:
     found: NDArray[np.int32] = (P_NK.cumsum(1) < rng.random((len(P_NK), 1))).sum(1).astype(np.int32)
-    return np.minimum(found, P_NK.shape[1] - 1)
+    return found.clip(max=P_NK.shape[1] - 1)
 
 
 def required_recall(folder: Path, label: str, recall: float, splits: int, scratch: Path) -> dict[str, Any]:

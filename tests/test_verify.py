@@ -24,9 +24,8 @@ from regraft.records.exported import digests, sealed
 from regraft.records.results import ExportResult, TrainResult
 from regraft.selftest.pictures import pictures
 from tests.conftest import write_crops
-from tests.doors import json_of, regraft_cli
+from tests.doors import json_of, regraft_cli, without_torch
 from tests.test_export import _change
-from tests.test_runtime import without_torch
 
 
 @pytest.fixture

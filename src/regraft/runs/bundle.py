@@ -17,12 +17,11 @@ from regraft.bundling.sums import SUMS, WHEELS, sums_text
 from regraft.bundling.texts import SCRIPTS, TEXTS, filled
 from regraft.bundling.wheels import add_needs, own_wheel
 from regraft.errors import ModelError, OutputError, SettingsError
-from regraft.model import EXPORT
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.deploying import BundleResult
 from regraft.runs.serve import open_model
-from regraft.runs.verify import verify
+from regraft.runs.verify import MODEL_FILE, verify
 from regraft.runtime import OnnxModel, is_onnx
 from regraft.settings import BundleSettings, VerifySettings
 
@@ -39,10 +38,10 @@ def bundle(settings: BundleSettings, progress: Progress) -> BundleResult:
     wheel, version = _given_wheel(settings.wheel)
     model, name = open_model(settings.model, progress)
     given = Path(settings.model).expanduser()
-    file = given if is_onnx(given) else given / EXPORT
+    file = given if is_onnx(given) else given / MODEL_FILE
     pictures = _verified(file, progress)
     with _staged(out) as stage:
-        shutil.copyfile(file, stage / EXPORT)
+        shutil.copyfile(file, stage / MODEL_FILE)
         if not settings.no_wheels:
             _add_wheels(stage / WHEELS, wheel, progress)
         _write_texts(stage, model, name, version, pictures)
@@ -61,7 +60,7 @@ def _require_free(out: Path, force: bool) -> None:
         raise OutputError(f"{shown(str(out))} can't be written: there is no folder {shown(str(out.parent))}")
     if not out.exists() and not out.is_symlink():
         return
-    ours = (out / SUMS).is_file() and (out / EXPORT).is_file() and not out.is_symlink()
+    ours = (out / SUMS).is_file() and (out / MODEL_FILE).is_file() and not out.is_symlink()
     empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
     if not (ours or empty):
         raise OutputError(f"{shown(str(out))} is there already and is no bundle; take another --out")

@@ -11,16 +11,19 @@ from typing import Literal
 from regraft import manifest
 from regraft.bundling.sums import SUMS, read_sums, unlisted
 from regraft.errors import DataError, ModelError
-from regraft.model import BACKBONE, EXPORT, HEAD_FILES, load
+from regraft.model import BACKBONE, HEAD_FILES, load
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.deploying import CheckedFile, Verification
-from regraft.records.exported import digests
+from regraft.records.exported import digests, export_name
 from regraft.records.selftest import SelfTestDifference, SelfTestResult
 from regraft.runtime import OnnxModel, is_onnx
 from regraft.runtime.model import read_onnx
 from regraft.selftest.answers import TOLERANCE, compare
 from regraft.settings import VerifySettings
+
+#: The exported file of a bundle.
+MODEL_FILE = export_name("onnx")
 
 _NO_TEST = "there is no self-test in it: it was saved before there was one; {again} records one"
 
@@ -99,7 +102,7 @@ def _bundle(folder: Path, progress: Progress) -> _Found:
                     for name in unlisted(folder))
     if _changed(files):
         return _Found("bundle", None, files, strange, missing="the self-test was not run: changed files are not loaded")
-    inside = _file(folder / EXPORT, progress)
+    inside = _file(folder / MODEL_FILE, progress)
     return _Found("bundle", inside.model_digest, files, (*strange, *inside.errors), inside.self_test, inside.missing)
 
 
