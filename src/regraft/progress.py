@@ -16,6 +16,9 @@ from regraft.errors import TimeLimitError
 # Seconds between two plain lines of one task: enough to see life in a log file, few enough to read.
 _LINE_EVERY = 5.0
 
+# Seconds below which a rate says how fast the clock is read.
+_TELLING = 0.1
+
 
 class Task(Protocol):
     """One running task of known length."""
@@ -68,6 +71,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def pace(done: int, seconds: float) -> str:
+    """How fast it goes: ``152/s``, ``4.1 s each``; nothing where there was too little to tell."""
+    if not done or seconds < _TELLING:
+        return ""
+    rate = done / seconds
+    return f"{rate:,.0f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+
+
 class Silent:
     """Says nothing."""
 
@@ -95,9 +106,11 @@ class _Counter:
     def line(self) -> str:
         """Title, count, rate and time left."""
         seconds = time.monotonic() - self.started
-        rate = self.done / seconds if seconds > 0 else 0.0
-        left = f", {duration((self.total - self.done) / rate)} left" if 0 < self.done < self.total else ""
-        return f"{self.title}: {self.done:,} of {self.total:,} ({rate:,.0f}/s{left})"
+        told = [pace(self.done, seconds)]
+        if 0 < self.done < self.total:
+            told.append(f"{duration(seconds * (self.total - self.done) / self.done)} left")
+        words = ", ".join(filter(None, told))
+        return f"{self.title}: {self.done:,} of {self.total:,}" + (f" ({words})" if words else "")
 
 
 class _LineTask(_Counter):
@@ -159,8 +172,7 @@ class Bars:
             class _BarTask:
                 def advance(self, count: int = 1) -> None:
                     counter.advance(count)
-                    rate = counter.done / max(time.monotonic() - counter.started, 1e-9)
-                    bar.update(handle, advance=count, rate=f"{rate:,.0f}/s")
+                    bar.update(handle, advance=count, rate=pace(counter.done, time.monotonic() - counter.started))
 
             yield _BarTask()
         self.say(counter.line())
