@@ -52,8 +52,7 @@ def _body(run: RunPage) -> Iterator[str]:
     assert record is not None
     yield f"# {_plain(run.name)}"
     yield ""
-    yield (f"An image classifier of {len(record.classes):,} classes, learned from {_plain(run.data)} by "
-           "[Regraft](https://pypi.org/project/regraft/): "
+    yield (f"An image classifier of {len(record.classes):,} classes, learned from {_plain(run.data)} by Regraft: "
            f"the network {_plain(result.backbone)} with {_plain(result.head.chosen.label)}.")
     yield from ("", "## How good it is", "")
     measured = [figures for figures in (result.test, result.validation) if figures is not None]
