@@ -15,7 +15,7 @@ demo: $(VENV)/.installed ## Train and try a model on real hand-written digits
 	$(BIN)/regraft demo
 
 test: check ## Style, types and every test, the slow ones too
-	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m ""
 
 check: $(VENV)/.installed-check ## Style and types
 	$(BIN)/ruff check .
