@@ -18,7 +18,7 @@ from regraft.errors import DataError, ModelError, UsageError
 from regraft.heads.solver import softmax
 from regraft.progress import Progress, Silent
 from regraft.records.base import shown
-from regraft.records.exported import BEFORE, LOGITS, MOST_BYTES, NOVELTY, PIXELS, PROBABILITIES, SEAL, ExportedRecord
+from regraft.records.exported import LOGITS, MOST_BYTES, NOVELTY, PIXELS, PROBABILITIES, SEAL, ExportedRecord
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Prediction, Predictions
 from regraft.runtime.wire import has_outside_data
@@ -45,9 +45,9 @@ class OnnxModel:
         """Raises DataError where the bytes are no file that ``regraft export`` wrote."""
         self._session = _session(data)
         texts = self._session.get_modelmeta().custom_metadata_map
-        self.record = ExportedRecord.from_metadata(texts)
-        if texts["format_version"] != BEFORE and SEAL not in texts:
+        if texts.get("format_version") == str(ExportedRecord.format_version) and SEAL not in texts:
             raise DataError(f"it does not tell its {SEAL}")
+        self.record = ExportedRecord.from_metadata(texts)
         size, classes = self.record.preprocessing.size, len(self.record.labels)
         goes_in = [(item.name, item.type, item.shape[1:]) for item in self._session.get_inputs()]
         comes_out = {item.name: (item.type, item.shape[1:]) for item in self._session.get_outputs()}
