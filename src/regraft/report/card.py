@@ -59,8 +59,8 @@ def _body(run: RunPage) -> Iterator[str]:
     if measured:
         yield from ("| images | number | accuracy | 95 % interval | commonest class alone | balanced accuracy |",
                     "| --- | --- | --- | --- | --- | --- |", *map(_row, measured), "")
-        yield ("Test images were looked at once, at the end; validation images may have served to choose, which flatters "
-               "a little.")
+        yield ("Test images were looked at once, at the end; validation images may have served to choose, which "
+               "flatters a little.")
     else:
         yield "No image could be held out, so nothing says how good it is."
     yield from ("", "## How to use it", "", "```python", "import regraft", "",
