@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics as reference
@@ -114,6 +114,7 @@ def test_unreadable_images_are_counted(trained: TrainResult, tmp_path: Path) -> 
     assert (figures.n, figures.quarantined) == (12, 1)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 7), st.integers(1, 60), st.integers(0, 10_000))
 def test_figures_equal_scikit_learns(classes: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

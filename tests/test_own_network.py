@@ -226,8 +226,8 @@ def test_another_network_is_not_taken(own: TrainResult, trained: TrainResult) ->
 def test_no_program_is_in_the_folder(own: TrainResult) -> None:
     folder = Path(own.out)
     assert {path.name for path in folder.iterdir()} - {"unknown.safetensors"} == {
-        "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors", "selftest.json", "manifest.json",
-        "README.md", "run"}
+        "model.json", "backbone.safetensors", "head.safetensors", "images.safetensors", "selftest.json",
+        "manifest.json", "README.md", "run"}
     assert json.loads((folder / "model.json").read_text())["own"]["name"] == "Small"
 
 
