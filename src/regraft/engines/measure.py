@@ -1,4 +1,4 @@
-"""Candidates measured: how fast on all cores, and whether their features agree with PyTorch's in fp32."""
+"""Candidates measured: how fast on all cores, and whether their features agree with the reference's in fp32."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def images_per_second(engine: Engine, pixels_NHWC: NDArray[np.uint8]) -> float:
 
 def compare(kind: EngineKind, speed: float, features_ND: NDArray[np.float32], reference_ND: NDArray[np.float32],
             readouts: Sequence[Readout]) -> EngineFigures:
-    """Figures of a candidate whose features of N images these are; ``reference_ND`` are PyTorch's in fp32."""
+    """Figures of a candidate whose features of N images these are; ``reference_ND`` are the reference's in fp32."""
     cosine = float(np.min(_cosines(features_ND, reference_ND)))
     logits = _columns(readouts)
     if logits is None:

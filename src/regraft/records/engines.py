@@ -35,7 +35,8 @@ class EngineFigures(Record):
     images_per_second:
         Of the network alone, all cores at work; None where it failed.
     cosine:
-        Smallest cosine between its features of an image and those of PyTorch in fp32.
+        Smallest cosine between its features of an image and those of the reference, PyTorch in fp32 or,
+        for a bundled backbone without PyTorch, ONNX Runtime.
     same_answers:
         Share of the images for which the network's classifier, or the nearest other image where it is not read, is
         the same.
