@@ -28,10 +28,10 @@ def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tu
 
     Numbers that differ more count no more: each is scaled to unit variance first.
     """
-    Z_ND = X_ND.astype(np.float64) - X_ND.mean(0, dtype=np.float64)
-    spread = Z_ND.std(0)
-    Z_ND = Z_ND[:, spread > 0] / spread[spread > 0]
-    total = float((Z_ND**2).sum())
+    Z_ND = X_ND - X_ND.mean(0, dtype=np.float64).astype(np.float32)
+    spread = Z_ND.std(0, dtype=np.float64)
+    Z_ND = Z_ND[:, spread > 0] / spread[spread > 0].astype(np.float32)
+    total = float((Z_ND**2).sum(dtype=np.float64))
     if not total:
         flat = (0.0,) * len(rows_N)
         return FeatureMap(tuple(rows_N.tolist()), labels, flat, flat, 0.0)
@@ -41,7 +41,7 @@ def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tu
     return FeatureMap(tuple(rows_N.tolist()), labels, x, y, explained / total)
 
 
-def _principal(Z_ND: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
+def _principal(Z_ND: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float32], float]:
     """Coordinates [N, 2] along the first two components, and the squares they hold."""
     from sklearn.utils.extmath import randomized_svd
 
