@@ -60,8 +60,8 @@ def test_answers_that_are_all_right_do_not_become_certain() -> None:
 
 
 def test_probabilities_of_zero_stay_probabilities() -> None:
-    P = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    y = np.array([0, 1, 1], np.int32)
+    P = np.tile([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], (20, 1))
+    y = np.array([0, 1, 1] * 20, np.int32)
     calibrated = tempered(P, fit_temperature(P, y))
     assert np.isfinite(calibrated).all()
     assert calibrated.sum(1) == pytest.approx(1)

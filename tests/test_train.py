@@ -46,7 +46,7 @@ def test_the_model_folder_and_the_document(crops: Path, tmp_path: Path) -> None:
         assert figures["accuracy"]["value"] >= 0.9
         assert np.sum(figures["confusion"]) == n * figures["repeats"]
     assert {"model.json", "backbone.safetensors", "head.safetensors", "images.safetensors", "unknown.safetensors",
-            "manifest.json", "README.md", "run"} == {path.name for path in out.iterdir()}
+            "selftest.json", "manifest.json", "README.md", "run"} == {path.name for path in out.iterdir()}
     assert {"settings.json", "splits.csv", "plan.json", "quarantine.csv", "record.json", "predictions.safetensors",
             "map.json", "report.html", "figures"} == {path.name for path in (out / "run").iterdir()}
     for name in ("model.json", "manifest.json", "run/settings.json", "run/plan.json", "run/record.json"):
@@ -152,7 +152,7 @@ def test_sizes_of_splits(crops: Path, tmp_path: Path, settings: dict[str, Any], 
 def test_with_many_images_a_validation_split_decides(crops: Path, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.runs.train.CROSS_VALIDATED_BELOW", 10)
-    monkeypatch.setattr("regraft.heads.choose._CHOOSING_ROWS", 12)
+    monkeypatch.setattr("regraft.heads.choose.CHOOSING_ROWS", 12)
     result = regraft.train(crops, out=tmp_path / "out", validation_share=0.4, quiet=True)
     found = list(splits_of(tmp_path / "out").values())
     assert [found.count(name) for name in ("train", "validation", "test")] == [20, 12, 8]

@@ -125,8 +125,8 @@ class _Probabilities:
 
 
 def answer(model: Model, settings: EvaluateSettings, progress: Progress) -> Answered:
-    """Open the images and answer those that can be read."""
-    index, split, y_N = _opened(settings, model.classes)
+    """Open the images and answer those that can be read; raises ModelError where the model has no network."""
+    index, split, y_N = _opened(settings, model.record.classes)
     return answer_images(model, index, split, y_N, settings, progress)
 
 
