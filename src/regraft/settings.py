@@ -297,9 +297,6 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check(self)
         _one_network(self.module, self.backbone)
-        if self.time_limit is not None:
-            seconds(self.time_limit)
-        size_in_bytes(self.store_limit)
         for text in (self.require,) if isinstance(self.require, str) else self.require:
             required_recall(text)
         if self.require and self.costs is not None:
@@ -362,9 +359,6 @@ class RankSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.time_limit is not None:
-            seconds(self.time_limit)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,8 +396,6 @@ class AdviseSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        seconds(self.time_limit)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -436,7 +428,6 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        size_in_bytes(self.store_limit)
         _separator(self.label_separator)
 
 
@@ -457,7 +448,6 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -489,9 +479,6 @@ class UpdateSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.time_limit is not None:
-            seconds(self.time_limit)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -705,7 +692,6 @@ class FeaturesSettings:
     def __post_init__(self) -> None:
         check(self)
         _one_network(self.module, self.backbone)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -737,7 +723,6 @@ class InspectSettings:
     def __post_init__(self) -> None:
         check(self)
         _one_network(self.module, self.backbone)
-        size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -764,8 +749,6 @@ class StoreSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.store_limit is not None:
-            size_in_bytes(self.store_limit)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -907,7 +890,7 @@ def commands() -> dict[str, type[Any]]:
 
 
 def check(settings: object) -> None:
-    """Raise SettingsError with a line for every value of the wrong type or out of range."""
+    """Raise SettingsError with a line for every value of the wrong type or out of range, or for a text that is none."""
     problems = []
     for item in declared(type(settings)):
         value = getattr(settings, item.name)
@@ -918,6 +901,12 @@ def check(settings: object) -> None:
             problems.append(f"{item.name}: {value!r} is not allowed; it must be {words}")
     if problems:
         raise SettingsError(problems)
+    # What these texts may be, no type tells.
+    readers: dict[str, Callable[[Any, str], object]] = {"time_limit": seconds, "store_limit": size_in_bytes}
+    for name, read in readers.items():
+        value = getattr(settings, name, None)
+        if value is not None:
+            read(value, name)
 
 
 def problem(item: Declared, value: object) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from regraft.records.base import Record, shown
 from regraft.records.heads import HeadSettings
 from regraft.records.images import Finding, Quarantined
-from regraft.records.results import FeatureCount, Interval, Prediction
+from regraft.records.results import FeatureCount, Interval, Prediction, shown_figures, told_figures
 from regraft.records.review import PrecisionRecall
 
 #: Labels that are told in text; the record holds all.
@@ -160,14 +160,10 @@ class LabelsResult(Record):
                  f"  thresholds: {self.thresholds_by}",
                  f"  features: {self.features.computed:,} computed, {self.features.reused:,} reused"
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
-        lines += [repr(figures) for figures in (self.validation, self.test) if figures is not None]
-        if self.test is None:
-            lines.append("no test images: the figures above chose the model and flatter it a little")
-        return "\n".join(lines)
+        return "\n".join([*lines, *told_figures(self.validation, self.test)])
 
     def _repr_html_(self) -> str:
-        parts = (figures._repr_html_() for figures in (self.validation, self.test) if figures is not None)
-        return f"<pre>{html.escape(repr(self))}</pre>" + "".join(parts)
+        return shown_figures(self, self.validation, self.test)
 
 
 @dataclass(frozen=True)

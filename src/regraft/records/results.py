@@ -6,7 +6,7 @@ import html
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from regraft.errors import DataError, UsageError
 from regraft.records.base import Record, plain, shown
@@ -347,6 +347,26 @@ class FeatureCount(Record):
     reused: int
 
 
+class Figures(Protocol):
+    """What was measured on one split."""
+
+    def _repr_html_(self) -> str: ...
+
+
+def told_figures(validation: Figures | None, test: Figures | None) -> list[str]:
+    """What a training says of its figures on a terminal."""
+    lines = [repr(figures) for figures in (validation, test) if figures is not None]
+    if test is None:
+        lines.append("no test images: the figures above chose the model and flatter it a little")
+    return lines
+
+
+def shown_figures(result: Record, validation: Figures | None, test: Figures | None) -> str:
+    """What a training shows in a notebook."""
+    parts = (figures._repr_html_() for figures in (validation, test) if figures is not None)
+    return f"<pre>{html.escape(repr(result))}</pre>" + "".join(parts)
+
+
 @dataclass(frozen=True, repr=False)
 class TrainResult(Record):
     """What a training made and how good it is.
@@ -413,14 +433,10 @@ class TrainResult(Record):
                  + (f"; {self.quarantined:,} unreadable images in run/quarantine.csv" if self.quarantined else "")]
         if self.decision:
             lines.append(f"  {self.decision}")
-        lines += [repr(figures) for figures in (self.validation, self.test) if figures is not None]
-        if self.test is None:
-            lines.append("no test images: the figures above chose the model and flatter it a little")
-        return "\n".join(lines)
+        return "\n".join([*lines, *told_figures(self.validation, self.test)])
 
     def _repr_html_(self) -> str:
-        parts = (figures._repr_html_() for figures in (self.validation, self.test) if figures is not None)
-        return f"<pre>{html.escape(repr(self))}</pre>" + "".join(parts)
+        return shown_figures(self, self.validation, self.test)
 
 
 @dataclass(frozen=True)
