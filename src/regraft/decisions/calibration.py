@@ -59,14 +59,15 @@ def tempered_labels(P_NK: NDArray[np.floating], temperature: float) -> NDArray[n
     return sigmoid(_log_odds(P_NK) / temperature).astype(np.float64, copy=False)
 
 
-def fit_label_temperature(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_]) -> float:
-    """One temperature for all labels: that of the lowest log-loss on held-out answers; 1 where none is lower."""
+def fit_label_temperature(P_NK: NDArray[np.floating], Y_NK: NDArray[np.bool_], repeats: int = 1) -> float:
+    """One temperature for all labels, that of the lowest log-loss on held-out answers; 1 where chance explains it."""
 
     def loss(log_temperature: float) -> float:
         return float(metrics.label_loss(tempered_labels(P_NK, float(np.exp(log_temperature))), Y_NK).mean())
 
     found = minimize_scalar(loss, bounds=_RANGE, method="bounded").x
-    return float(np.exp(found)) if loss(found) < loss(0.0) else 1.0
+    gain = (loss(0.0) - loss(found)) * Y_NK.size
+    return float(np.exp(found)) if gain / repeats > _TELLING else 1.0
 
 
 def _log_odds(P_NK: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -124,7 +124,7 @@ def _fit(index: ImageIndex, features: Features, plan: Run, separator: str, progr
         learn, held_out = readable.rows("train"), readable.rows("validation")
         head, choice, held = _by_split(features, Y_NK, learn, held_out, names, plan, progress)
     deadline.check(lambda: "all features are kept, the head is not")
-    temperature = 1.0 if held is None else fit_label_temperature(held.P_MK, Y_NK[held.rows_M])
+    temperature = 1.0 if held is None else fit_label_temperature(held.P_MK, Y_NK[held.rows_M], held.repeats)
     if held is not None:
         held = replace(held, P_MK=tempered_labels(held.P_MK, temperature))
     rule = _rule(held, Y_NK, separator)
