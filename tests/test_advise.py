@@ -102,7 +102,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Advice, Path, Path
     """Advice on 80 crops of photos, with its plan, as its JSON document tells it."""
     folder = tmp_path_factory.mktemp("advise")
     data = write_crops(folder / "data", 40)
-    document = regraft.advise(data, size=96, out=folder / "plan.toml", quiet=True).to_dict()
+    document = regraft.advise(data, size=96, out=folder / "plan.toml", store=folder / "store", quiet=True).to_dict()
     assert {"recommended", "reasons", "forecasts", "scenario"} <= document.keys()
     advice = Advice.from_dict(json.loads(json.dumps(document)))
     return advice, data, folder
@@ -126,7 +126,7 @@ def test_photos_need_frozen_features_only(photos: tuple[Advice, Path, Path]) -> 
 
 def test_the_plan_trains(photos: tuple[Advice, Path, Path]) -> None:
     _, data, folder = photos
-    result = regraft.train(data, plan=folder / "plan.toml", out=folder / "model", quiet=True)
+    result = regraft.train(data, plan=folder / "plan.toml", store=folder / "store", out=folder / "model", quiet=True)
     assert (result.features.computed, result.features.reused) == (16, 64)  # the test images had not been looked at
     with pytest.raises(OutputError, match="is there already"):
         regraft.advise(data, out=folder / "plan.toml", quiet=True)

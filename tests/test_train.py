@@ -55,15 +55,15 @@ def test_the_model_folder_and_the_document(crops: Path, tmp_path: Path) -> None:
 
 def test_again_costs_no_forward_pass_whatever_moves(tmp_path: Path) -> None:
     data = write_crops(tmp_path / "data", 14, seed=5)
-    first = regraft.train(data, out=tmp_path / "a", quiet=True)
-    again = regraft.train(data, out=tmp_path / "b", quiet=True)
+    first = regraft.train(data, out=tmp_path / "a", store=tmp_path / "store", quiet=True)
+    again = regraft.train(data, out=tmp_path / "b", store=tmp_path / "store", quiet=True)
     assert (first.features.computed, again.features.computed, again.features.reused) == (28, 0, 28)
     hashed = [(tmp_path / run / "manifest.json").read_bytes() for run in "ab"]
     assert hashed[0] == hashed[1]
     (data / "palace").rename(data / "temple")
     for file in sorted((data / "flower").iterdir())[:10]:
         file.rename(data / "temple" / f"moved-{file.name}")
-    moved = regraft.train(data, out=tmp_path / "c", quiet=True)
+    moved = regraft.train(data, out=tmp_path / "c", store=tmp_path / "store", quiet=True)
     assert moved.features.computed == 0
     assert moved.validation is not None
 

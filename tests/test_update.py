@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from tests.conftest import write_digits
 from tests.doors import json_of, regraft_cli
 
 LABELS, OLD, NEW = "0123", 40, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A feature store of this file alone: what is computed is counted, and other files know the same digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
 
 
 @pytest.fixture(scope="module")
