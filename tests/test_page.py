@@ -278,6 +278,35 @@ def test_attribution_marks_what_the_answer_rests_on(trained: TrainResult, crops:
     assert np.abs(heat - other).max() > 0.5  # another class rests on something else
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_attribution_of_a_network_that_cuts_pictures_into_tokens(pool: str, crops: Path, tmp_path: Path) -> None:
+    import timm
+    import torch
+
+    from regraft.attribution.gradcam import gradcam
+    from regraft.data.view import view0
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=64, depth=2, num_classes=2,
+                                global_pool=pool)
+    out = tmp_path / "model"
+    regraft.train(crops, module=network, size=64, out=out, report="none", quiet=True)
+    model = regraft.load(out, module=network)
+    files = [sorted((crops / name).iterdir())[0] for name in model.classes]
+    pixels = np.stack([view0(file, model.record.preprocessing).pixels for file in files])
+    heat = gradcam(model, pixels, np.arange(2))
+    assert heat.shape == (2, 4, 4)
+    assert heat.min() >= 0
+    assert heat.max(axis=(1, 2)) == pytest.approx([1, 1])
+    other = gradcam(model, pixels, np.array([1, 0]))
+    assert np.abs(heat - other).max() > 0.5
+    # Where the picture changes, what spoke changes most.
+    changed = pixels.copy()
+    changed[:, :16, 48:] = 255 - changed[:, :16, 48:]
+    moved = np.abs(gradcam(model, changed, np.arange(2)) - heat)
+    assert moved[:, 0, 3].min() > np.median(moved)
+
+
 def test_class_maps_mark_what_the_score_comes_from(trained: TrainResult, crops: Path) -> None:
     from regraft.attribution.class_maps import class_maps
     from regraft.data.view import view0

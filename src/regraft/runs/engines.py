@@ -302,6 +302,7 @@ class Engines:
             return
         started = time.monotonic()
         graph = self._written()
+        self._graph.parent.mkdir(exist_ok=True)
         write_whole(self._graph, graph)
         self._write(replace(self._choice, converted_seconds=round(time.monotonic() - started, 3),
                             converted_sha256=_sha256(graph)))

@@ -99,9 +99,11 @@ def _drawing(rng: np.random.Generator, width: int, height: int) -> NDArray[np.ui
     for _ in range(3):
         cycles = rng.uniform(-_MOST_CYCLES, _MOST_CYCLES, (_WAVES, 2))
         phases, heights = rng.uniform(0, 2 * np.pi, _WAVES), rng.uniform(0.2, 1, _WAVES)
-        waves = [a * np.sin(2 * np.pi * (fx * x_1W + fy * y_H1) + phase)
-                 for (fx, fy), phase, a in zip(cycles, phases, heights, strict=True)]
-        channels.append(127.5 + 127.5 * np.sum(waves, axis=0) / heights.sum())
+        # The sine of a sum, taken apart, needs sines of rows and of columns alone instead of one for each pixel.
+        A_HC = 2 * np.pi * y_H1 * cycles[:, 1] + phases
+        B_CW = 2 * np.pi * cycles[:, :1] * x_1W
+        waves_HW = (heights * np.sin(A_HC)) @ np.cos(B_CW) + (heights * np.cos(A_HC)) @ np.sin(B_CW)
+        channels.append(127.5 + 127.5 * waves_HW / heights.sum())
     drawn: NDArray[np.uint8] = np.rint(np.stack(channels, axis=2)).astype(np.uint8)
     for _ in range(3):
         left, top = (int(rng.integers(0, length // 2)) for length in (width, height))
