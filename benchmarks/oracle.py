@@ -1,7 +1,7 @@
 """What advice would have been best: every strategy and every network run to the end, and what was advised beside it.
 
     python -m benchmarks.oracle --data FOLDER [--sets eurosat,mnist] [--limit 100] [--budget 2h]
-        [--backbones efficientnet_lite0,NAME=FILE]
+        [--only advise,rank] [--strategies features,partial,full] [--backbones efficientnet_lite0,NAME=FILE]
 
 FOLDER holds image sets. Of each set: what ``advise`` recommended and what it forecast, test accuracy and time of every
 strategy, the best in hindsight, the regret in points, whether the best one's lead is more than chance (paired over the
@@ -16,9 +16,9 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,6 @@ from benchmarks.machine import RESULTS, conditions
 from regraft.heads.probe import lead
 from regraft.records.results import TrainResult
 from regraft.settings import seconds
-
-#: Strategies in the order in which they are run: cheap ones first.
-STRATEGIES: tuple[Literal["features", "partial", "full"], ...] = ("features", "partial", "full")
 
 
 class Budget:
@@ -51,30 +48,41 @@ def main() -> None:
     parser.add_argument("--sets", help="names of sets, with commas between them; by default all of FOLDER")
     parser.add_argument("--backbones", help="networks to rank; by default those on this machine")
     parser.add_argument("--limit", type=int, help="at most this many images of each class")
+    parser.add_argument("--only", default="advise,rank", help="one of them; what OUT holds of the other stays")
+    parser.add_argument("--strategies", default="features,partial,full", help="those that are run to the end")
     parser.add_argument("--budget", default="2h")
     parser.add_argument("--out", type=Path, default=RESULTS / "oracle.json")
     given = parser.parse_args()
     budget = Budget(seconds(given.budget))
     names = given.sets.split(",") if given.sets else sorted(p.name for p in given.data.iterdir() if p.is_dir())
-    sets = {}
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            common = {"store": Path(folder) / "store", "limit": given.limit, "quiet": True}
-            found = strategies(given.data / name, Path(folder), common, budget)
-            sets[name] = {**found, "rank": networks(given.data / name, Path(folder), common, given.backbones, budget)}
-        print(name, json.dumps(sets[name], indent=2))
-    command = f"python -m benchmarks.oracle --sets {','.join(names)} --limit {given.limit} --budget {given.budget}"
-    given.out.write_text(json.dumps({"conditions": conditions(command), "sets": sets}, indent=2) + "\n", "utf-8")
+    written: dict[str, Any] = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
+    chosen = given.strategies.split(",")
+    for study in given.only.split(","):
+        command = (f"python -m benchmarks.oracle --only {study} --sets {','.join(names)} --limit {given.limit} "
+                   f"--budget {given.budget}" + (f" --strategies {given.strategies}" if study == "advise" else ""))
+        sets: dict[str, Any] = {}
+        written[study] = {"conditions": conditions(command), "sets": sets}
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                common = {"store": Path(folder) / "store", "limit": given.limit, "quiet": True}
+                if study == "advise":
+                    sets[name] = strategies(given.data / name, Path(folder), common, chosen, budget)
+                else:
+                    sets[name] = networks(given.data / name, Path(folder), common, given.backbones, budget)
+            print(study, name, json.dumps(sets[name], indent=2), flush=True)
+            given.out.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
 
 
-def strategies(data: Path, folder: Path, common: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+def strategies(data: Path, folder: Path, common: Mapping[str, Any], names: Sequence[Any], budget: Budget,
+               ) -> dict[str, Any]:
     """What was advised, and what became of every strategy on the test images."""
     advice = regraft.advise(data, **common)
-    runs: dict[str, dict[str, Any] | None] = dict.fromkeys(STRATEGIES)
+    runs: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
     right: dict[str, NDArray[np.bool_]] = {}
-    for strategy in STRATEGIES:
+    for strategy in names:
         if budget.left > 0:
-            result = regraft.train(data, out=folder / strategy, strategy=strategy, time_limit=budget.left, **common)
+            result = regraft.train(data, out=folder / strategy, strategy=strategy, time_limit=budget.left,
+                                   report="none", **common)
             right[strategy] = answers(result, data)
             runs[strategy] = {"test": float(right[strategy].mean()), "seconds": result.seconds}
     chosen = advice.recommended.strategy
@@ -95,14 +103,14 @@ def networks(data: Path, folder: Path, common: Mapping[str, Any], backbones: str
     """What was recommended among networks, and the full probe of each."""
     if budget.left <= 0:
         return None
-    ranking = regraft.rank(data, backbones=backbones, **{**common, "store": folder / "ranked"})
+    ranking = regraft.rank(data, backbones=backbones, **common)
     full: dict[str, dict[str, Any] | None] = {}
     right: dict[str, NDArray[np.bool_]] = {}
     for row in ranking.ranking:
         full[row.backbone] = None
         if budget.left > 0:
             result = regraft.train(data, out=folder / f"probe-{len(full)}", backbone=row.backbone, weights=row.weights,
-                                   strategy="features", **common)
+                                   strategy="features", report="none", **common)
             right[row.backbone] = answers(result, data)
             full[row.backbone] = {"test": float(right[row.backbone].mean()), "seconds": result.seconds}
     return {"recommended": ranking.recommended, "passes": ranking.passes, "all_passes": ranking.all_passes,

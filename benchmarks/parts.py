@@ -3,7 +3,7 @@
     python -m benchmarks.parts --data FOLDER [--only pass,photos,precision,head,start,refit]
 
 FOLDER holds image sets. Each part is measured against what it is to be compared with in the same run, taking turns,
-and the medians are told. Writes ``results/parts.json`` and ``parts.md``.
+and the medians are told. Writes ``results/parts.json`` and ``parts.md``, where parts that are not measured anew stay.
 """
 
 from __future__ import annotations
@@ -77,19 +77,13 @@ def _work() -> Work:
     return Work(network.name, network.module, network.digest, network.readouts, rules)
 
 
-def _plain_loop(files: Sequence[Path], workers: int) -> None:
-    """What one writes: a DataLoader, PyTorch in fp32 and its default memory format, the last layer's features."""
-    import torch
-
-    from benchmarks.contestants.network import Pictures, lite0, pixels
-
-    network = lite0().eval()
-    network.reset_classifier(0)
-    loader = torch.utils.data.DataLoader(Pictures([(str(file), "") for file in files], [""], pixels()), batch_size=32,
-                                         num_workers=workers)
-    with torch.inference_mode():
-        for x, _ in loader:
-            network(x)
+def _plain_loop(files: Sequence[Path], workers: int, scratch: Path) -> float:
+    """Seconds of the plain loop over some files, in a process of its own."""
+    names = scratch / "files.txt"
+    names.write_text("".join(f"{file}\n" for file in files), "utf-8")
+    done = subprocess.run([sys.executable, "-m", "benchmarks.contestants.plain_pass", names, str(workers)], check=True,
+                          capture_output=True, text=True)
+    return float(done.stdout)
 
 
 def _pass(index: ImageIndex, work: Work, scratch: Path, precision: str) -> float:
@@ -118,8 +112,8 @@ def _pass_of(folder: Path, scratch: Path) -> list[Row]:
     with FeatureStore(scratch / "known") as store:
         engine = answer_engine(work, index, store, "auto", "auto", Silent())
     some = files[:200]
-    best = min(range(3), key=lambda workers: seconds(lambda: _plain_loop(some, workers)))
-    plain, ours, lower = medians(lambda: seconds(lambda: _plain_loop(files, best)),
+    best = min(range(3), key=lambda workers: _plain_loop(some, workers, scratch))
+    plain, ours, lower = medians(lambda: _plain_loop(files, best, scratch),
                                  lambda: _pass(index, work, scratch, "fp32"),
                                  lambda: _pass(index, work, scratch, "bf16"))
     pixels = [view0(file, work.rules).pixels for file in some]
@@ -288,17 +282,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default=",".join(PARTS))
     arguments = parser.parse_args()
-    rows: list[Row] = []
+    file = RESULTS / "parts.json"
+    parts: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     for name in arguments.only.split(","):
         with tempfile.TemporaryDirectory() as scratch:
-            rows += PARTS[name](arguments.data, Path(scratch))
-        print(*rows[-3:], sep="\n", flush=True)
-    about = conditions(f"python -m benchmarks.parts --data FOLDER --only {arguments.only}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "parts.json").write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
-    lines = ["| part | what | figure |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    (RESULTS / "parts.md").write_text("\n".join([*lines, "", footer(about), ""]))
-    print("\n".join(lines))
+            rows = PARTS[name](arguments.data, Path(scratch))
+        about = conditions(f"python -m benchmarks.parts --data FOLDER --only {name}")
+        parts[name] = {"conditions": about, "rows": rows}
+        RESULTS.mkdir(exist_ok=True)
+        file.write_text(json.dumps(parts, indent=2) + "\n")
+        (RESULTS / "parts.md").write_text(table(parts))
+    print(table(parts))
+
+
+def table(parts: dict[str, Any]) -> str:
+    """What was measured last of each part, and under it when and how."""
+    found = [parts[name] for name in PARTS if name in parts]
+    rows = [f"| {' | '.join(row)} |" for one in found for row in one["rows"]]
+    lines = ["| part | what | figure |", "|---|---|---|", *rows]
+    return "\n\n".join(["\n".join(lines), *(footer(one["conditions"]) for one in found)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +52,21 @@ def test_python_says_how_it_is_called() -> None:
     done = subprocess.run([sys.executable, EXAMPLES / "python" / "answer.py"], capture_output=True, text=True,
                           check=False)
     assert (done.returncode, done.stderr) == (1, "type: python answer.py MODEL.onnx PICTURE ...\n")
+
+
+@pytest.mark.skipif("ORT" not in os.environ or shutil.which("c++") is None,
+                    reason="ORT names no release of ONNX Runtime with its headers, or there is no C++ compiler")
+def test_cpp_answers_as_regraft_does(exported: ExportResult, crops: Path, tmp_path: Path) -> None:
+    """Compiled with the command of its README."""
+    page = (EXAMPLES / "cpp" / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"^c\+\+ .*$", page, flags=re.M)
+    shutil.copy(EXAMPLES / "cpp" / "answer.cpp", tmp_path)
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
+    model: Any = regraft.load(exported.out)
+    for file in (crops / "palace" / "000.jpg", crops / "flower" / "000.jpg"):
+        pixels = tmp_path / "picture.rgb"
+        model.pixels(file).tofile(pixels)
+        done = subprocess.run([tmp_path / "answer", exported.out, pixels], capture_output=True, text=True, check=True)
+        printed = [float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", done.stdout)]
+        expected = list(model.predict(file).probabilities.values())
+        assert printed[-len(expected):] == pytest.approx(expected, abs=1e-4)

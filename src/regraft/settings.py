@@ -224,8 +224,61 @@ Changes = Annotated[Sequence[str], Setting(
     metavar="PATH=VALUE")]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """Settings that were looked at: of the right types, within their ranges."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Computing(_Checked):
+    """Of commands that compute features, or take them from the store."""
+
+    device: DeviceSetting = "auto"
+    store: Store = None
+    store_limit: StoreLimit = "20GB"
+    quiet: Quiet = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Reading(_Checked):
+    """Of commands that look for the images of a data folder."""
+
+    layout: LayoutSetting = "auto"
+    follow_links: FollowLinks = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Measuring(_Reading, _Computing):
+    """Of commands that compute the features of data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seeing(_Measuring):
+    """Of commands that settle how the network sees the images, and how many of them."""
+
+    fit: FitSetting = "crop"
+    size: Size = None
+    limit: Limit = None
+    seed: Seed = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Dividing(_Seeing):
+    """Of commands that divide the images into those to learn from and those to test on."""
+
+    test: TestData = None
+    group: Group = None
+    splits: SplitsFile = None
+    test_share: TestShare = 0.2
+    no_test: NoTest = False
+    max_quarantined: MaxQuarantined = 0.1
+
+
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(_Dividing):
     """Settings of ``train``."""
 
     data: Annotated[str | Path, Setting(
@@ -234,7 +287,6 @@ class TrainSettings:
     _: dataclasses.KW_ONLY
     out: Annotated[str | Path | None, Setting(
         "The model folder to write; by default a fresh one under runs/.", metavar="OUT")] = None
-    test: TestData = None
     backbone: Annotated[str | None, Setting(
         "The pre-trained network; by default the plan's, else efficientnet_lite0. `regraft backbones` lists them.",
         metavar="NAME")] = None
@@ -245,19 +297,12 @@ class TrainSettings:
         "which tries what may pay.")] = "features"
     plan: PlanName = None
     set: Changes = ()
-    fit: FitSetting = "crop"
-    size: Size = None
     folds: Annotated[int | None, Setting(
         "Folds of the cross-validation; by default 5 below 2,000 images and none above.", ge=2, le=20)] = None
-    group: Group = None
-    splits: SplitsFile = None
     exclude: Annotated[str | Path | None, Setting(
         "A CSV file with a column path: images to leave out, such as the exclude.csv that inspect writes.",
         metavar="FILE")] = None
-    limit: Limit = None
-    test_share: TestShare = 0.2
     validation_share: ValidationShare = 0.2
-    no_test: NoTest = False
     accept: Annotated[float, Setting(
         "Share of known images that the model is to accept as known; what is less like them is unknown.",
         gt=0, lt=1)] = ACCEPT
@@ -272,22 +317,14 @@ class TrainSettings:
         )] = None
     conformal: Annotated[float | None, Setting(
         "Answer with a set of labels that holds the right one for this share of images.", gt=0, lt=1)] = None
-    seed: Seed = 0
     time_limit: TimeLimit = None
-    max_quarantined: MaxQuarantined = 0.1
-    layout: LayoutSetting = "auto"
     labels: Annotated[Labels, Setting(
         "How many labels an image has: one, or 'several', any number of them or none in a cell of a table.")] = "one"
     label_separator: Annotated[str, Setting(
         "What stands between the labels in a cell, with --labels several.", metavar="TEXT")] = LABEL_SEPARATOR
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
     workers: Workers = None
     report: Report = "images"
-    quiet: Quiet = False
     resume: Annotated[bool, Setting("Go on with the unfinished run in OUT; an error where there is none.")] = False
     force: Annotated[bool, Setting("Replace a finished model in OUT.")] = False
     module: Module = None
@@ -295,7 +332,7 @@ class TrainSettings:
         "What a caller in Python replaces: see regraft.Hooks.", python_only=True)] = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         _one_network(self.module, self.backbone)
         for text in (self.require,) if isinstance(self.require, str) else self.require:
             required_recall(text)
@@ -329,7 +366,7 @@ def _separator(text: str | None) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class RankSettings:
+class RankSettings(_Dividing):
     """Settings of ``rank``."""
 
     data: Data
@@ -339,30 +376,11 @@ class RankSettings:
         "weights are on this machine.", metavar="NAME,NAME=FILE,...")] = None
     out: Annotated[str | Path | None, Setting(
         "A folder for ranking.json and the chart of accuracy against cost.", metavar="DIR")] = None
-    test: TestData = None
-    fit: FitSetting = "crop"
-    size: Size = None
-    group: Group = None
-    splits: SplitsFile = None
-    limit: Limit = None
-    test_share: TestShare = 0.2
-    no_test: NoTest = False
-    seed: Seed = 0
     time_limit: TimeLimit = None
-    max_quarantined: MaxQuarantined = 0.1
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class AdviseSettings:
+class AdviseSettings(_Dividing):
     """Settings of ``advise``."""
 
     data: Data
@@ -372,34 +390,15 @@ class AdviseSettings:
         metavar="FILE")] = None
     backbone: Backbone = DEFAULT_BACKBONE
     weights: Weights = None
-    test: TestData = None
-    fit: FitSetting = "crop"
-    size: Size = None
-    group: Group = None
-    splits: SplitsFile = None
-    limit: Limit = None
-    test_share: TestShare = 0.2
     validation_share: ValidationShare = 0.2
-    no_test: NoTest = False
-    seed: Seed = 0
     time_limit: Annotated[str | float, Setting(
         "Try nothing that would take longer than this beside the first look at the images (90s, 5m, 1h).",
         metavar="DURATION")] = ADVICE_LIMIT
-    max_quarantined: MaxQuarantined = 0.1
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
     force: Annotated[bool, Setting("Replace FILE.")] = False
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(_Measuring):
     """Settings of ``evaluate``."""
 
     model: AnyModel
@@ -417,22 +416,16 @@ class EvaluateSettings:
         "What stands between the labels in a cell, for a model of several labels; by default as in its training.",
         metavar="TEXT")] = None
     max_quarantined: MaxQuarantined = 0.1
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
     module: TrainedModule = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         _separator(self.label_separator)
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(_Computing):
     """Settings of ``compare``."""
 
     first: Annotated[str | Path, Setting("A model folder that train wrote.", metavar="A", positional=True)]
@@ -440,18 +433,10 @@ class CompareSettings:
     data: Annotated[str | Path | None, Setting(
         "Labelled images, as for evaluate; by default the answers that both trainings kept for their test images.",
         metavar="DATA", positional=True)] = None
-    _: dataclasses.KW_ONLY
-    device: DeviceSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateSettings:
+class UpdateSettings(_Measuring):
     """Settings of ``update``."""
 
     model: ModelPath
@@ -467,32 +452,20 @@ class UpdateSettings:
     originals: Annotated[str | Path | None, Setting(
         "Where the images of the first training are now; by default where it found them.", metavar="DATA")] = None
     time_limit: TimeLimit = None
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
     workers: Workers = None
     report: Report = "images"
-    quiet: Quiet = False
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class RunsSettings:
+class RunsSettings(_Checked):
     """Settings of ``runs``."""
 
     folder: Annotated[str | Path, Setting("Where the model folders are.", metavar="DIR", positional=True)] = "runs"
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class PredictSettings:
+class PredictSettings(_Checked):
     """Settings of ``predict``."""
 
     model: AnyModel
@@ -511,7 +484,7 @@ class PredictSettings:
     module: TrainedModule = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.out is not None and Path(self.out).suffix.lower() not in TABLES:
             raise SettingsError([f"out: {str(self.out)!r} is not allowed; its name must end in {', '.join(TABLES)}"])
         if self.out is not None and self.csv is not None:
@@ -519,7 +492,7 @@ class PredictSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(_Checked):
     """Settings of ``export``."""
 
     model: ModelPath
@@ -539,7 +512,7 @@ class ExportSettings:
     module: TrainedModule = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         problems = []
         ending = EXPORT_ENDINGS[self.format][0]
         if self.out is not None and Path(self.out).suffix.lower() != ending:
@@ -552,7 +525,7 @@ class ExportSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportSettings:
+class ReportSettings(_Checked):
     """Settings of ``report``."""
 
     runs: Annotated[str | Path | Sequence[str | Path], Setting(
@@ -566,12 +539,9 @@ class ReportSettings:
     no_images: Annotated[bool, Setting("Show no pictures and no names of files, for private data.")] = False
     quiet: Quiet = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(_Checked):
     """Settings of ``serve``."""
 
     model: AnyModel
@@ -600,7 +570,7 @@ class ServeSettings:
     quiet: Quiet = False
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         size_in_bytes(self.max_body, "max_body")
         seconds(self.deadline, "deadline")
         seconds(self.upload_time, "upload_time")
@@ -609,7 +579,7 @@ class ServeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifySettings:
+class VerifySettings(_Checked):
     """Settings of ``verify``."""
 
     path: Annotated[str | Path, Setting(
@@ -619,12 +589,9 @@ class VerifySettings:
     quiet: Quiet = False
     module: TrainedModule = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class BundleSettings:
+class BundleSettings(_Checked):
     """Settings of ``bundle``."""
 
     model: AnyModel
@@ -638,13 +605,13 @@ class BundleSettings:
     quiet: Quiet = False
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.no_wheels and self.wheel is not None:
             raise SettingsError(["wheel: it is a package, and no_wheels leaves packages out; give one of them"])
 
 
 @dataclasses.dataclass(frozen=True)
-class BackbonesSettings:
+class BackbonesSettings(_Checked):
     """Settings of ``backbones``."""
 
     name: Annotated[str | None, Setting(
@@ -654,12 +621,9 @@ class BackbonesSettings:
     offline: Annotated[bool, Setting("List only what runs without a download.")] = False
     all: Annotated[bool, Setting("Show every place where the network can be cut, with every layer.")] = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class FeaturesSettings:
+class FeaturesSettings(_Seeing):
     """Settings of ``features``."""
 
     data: Data
@@ -674,28 +638,18 @@ class FeaturesSettings:
         "the layer's own shape.")] = "mean"
     backbone: Backbone = DEFAULT_BACKBONE
     weights: Weights = None
-    fit: FitSetting = "crop"
-    size: Size = None
-    limit: Limit = None
-    seed: Seed = 0
     max_quarantined: MaxQuarantined = 0.1
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
     force: Annotated[bool, Setting("Replace FILE where it exists.")] = False
     module: Module = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         _one_network(self.module, self.backbone)
 
 
 @dataclasses.dataclass(frozen=True)
-class InspectSettings:
+class InspectSettings(_Seeing):
     """Settings of ``inspect``."""
 
     data: Data
@@ -704,29 +658,19 @@ class InspectSettings:
         "The folder to write what was found to; by default a fresh one under runs/.", metavar="OUT")] = None
     backbone: Backbone = DEFAULT_BACKBONE
     weights: Weights = None
-    fit: FitSetting = "crop"
-    size: Size = None
-    limit: Limit = None
     preview: Annotated[bool, Setting(
         "Write preview.png too: labelled samples, and what each augmentation does to one image.")] = False
-    seed: Seed = 0
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
-    device: DeviceSetting = "auto"
     engine: EngineSetting = "auto"
-    store: Store = None
-    store_limit: StoreLimit = "20GB"
-    quiet: Quiet = False
     force: Annotated[bool, Setting("Replace an inspection in OUT.")] = False
     module: Module = None
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         _one_network(self.module, self.backbone)
 
 
 @dataclasses.dataclass(frozen=True)
-class FetchSettings:
+class FetchSettings(_Checked):
     """Settings of ``fetch``."""
 
     name: Annotated[str, Setting("The pre-trained network; `regraft backbones` lists them.", metavar="NAME",
@@ -734,12 +678,9 @@ class FetchSettings:
     _: dataclasses.KW_ONLY
     to: Annotated[str | Path, Setting("The folder that the weight file is written to.", metavar="DIR")] = "."
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoreSettings:
+class StoreSettings(_Checked):
     """Settings of ``store``."""
 
     store: Store = None
@@ -747,22 +688,16 @@ class StoreSettings:
     store_limit: Annotated[str | None, Setting(
         "Delete the least recently used features until the store is this small.", metavar="SIZE")] = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DoctorSettings:
+class DoctorSettings(_Checked):
     """Settings of ``doctor``."""
 
     store: Store = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoSettings(_Checked):
     """Settings of ``demo``."""
 
     out: Annotated[str | Path | None, Setting(
@@ -770,12 +705,9 @@ class DemoSettings:
     store: Store = None
     quiet: Quiet = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class PlanSettings:
+class PlanSettings(_Reading):
     """Settings of ``plan``."""
 
     data: Annotated[str | Path | None, Setting(
@@ -785,36 +717,25 @@ class PlanSettings:
     backbone: Annotated[str | None, Setting(
         "Another backbone than the plan's; `regraft backbones` lists them.", metavar="NAME")] = None
     set: Changes = ()
-    layout: LayoutSetting = "auto"
-    follow_links: FollowLinks = False
     out: Annotated[str | Path | None, Setting("Write the plan to this TOML file too.", metavar="FILE")] = None
     force: Annotated[bool, Setting("Replace FILE.")] = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class RecipesSettings:
+class RecipesSettings(_Checked):
     """Settings of ``recipes``."""
 
     name: Annotated[str | None, Setting(
         "One recipe or group of them.", metavar="NAME", positional=True)] = None
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class SettingsSettings:
+class SettingsSettings(_Checked):
     """Settings of ``settings``."""
 
     word: Annotated[str | None, Setting(
         "Tell only of settings with this word in their name, or of one command or table of a plan.",
         metavar="WORD", positional=True)] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -875,12 +796,14 @@ class Declared:
 
 
 def declared(settings: type[Any]) -> Iterator[Declared]:
-    """The settings of a class in the order of their declaration; a field without a Setting is none."""
+    """The settings of a class, its own first and then those it shares; a field without a Setting is none."""
     hints = typing.get_type_hints(settings, include_extras=True)
-    for field in dataclasses.fields(settings):
-        if field.init and get_origin(hints[field.name]) is Annotated:
-            annotated, setting = get_args(hints[field.name])
-            yield Declared(field.name, annotated, field.default, setting)
+    fields = {field.name: field for field in dataclasses.fields(settings) if field.init}
+    for kind in settings.__mro__:
+        for name in inspect.get_annotations(kind):
+            if name in fields and get_origin(hints[name]) is Annotated:
+                annotated, setting = get_args(hints[name])
+                yield Declared(name, annotated, fields.pop(name).default, setting)
 
 
 def commands() -> dict[str, type[Any]]:
@@ -952,7 +875,8 @@ def takes(settings: Callable[_P, _S]) -> Callable[[Callable[[_S], _R]], Callable
 
     Type checkers, ``help()`` and notebooks see the arguments; the declaration stays in one place.
     """
-    parameters = inspect.signature(settings).parameters
+    found = inspect.signature(settings).parameters
+    parameters = {item.name: found[item.name] for item in declared(typing.cast(type[Any], settings))}
 
     def wrap(function: Callable[[_S], _R]) -> Callable[_P, _R]:
         @functools.wraps(function)

@@ -31,7 +31,7 @@ _MOST_EXTRA = 8
 
 @dataclass
 class _Passing:
-    """What a pass gave, in order: maps [1, C, H, W] or [1, H, W, C], and lists of tokens [1, N, C] as wide as the first."""
+    """What a pass gave, in order: maps [1, C, H, W] or [1, H, W, C], and tokens [1, N, C], as wide as the first."""
 
     seen: list[Tensor] = field(default_factory=list)
     grid: tuple[int, int] = (0, 0)  # of the map that was cut into tokens
