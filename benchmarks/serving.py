@@ -6,7 +6,8 @@ The loop is what a careful person writes in five lines, in one process. The serv
 request, from client threads in a process of its own, over connections that stay open. Where client and server share
 the cores, the client's processor time is told apart: ``share_without_client`` compares with the wall time less the
 client's part of the cores. ``--slow N`` holds N connections open beside them that never finish a body; a
-concurrency far above the server's queue shows how it refuses. Writes ``results/serving.json`` and ``serving.md``.
+concurrency far above the server's queue shows how it refuses. Writes ``results/NAME.json`` and ``NAME.md``, NAME being
+``serving`` unless ``--name`` says otherwise.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def measure(model: Path, data: Path, requests: int, concurrency: int, slow: int)
         assert not told["failed"]
         return told
 
-    alone = loop_rate(model, _files(data), requests)
+    alone = loop_rate(model, _files(data), min(requests, 2_000))
     with server_of(model) as (address, process), slow_connections(address, slow):
         send(max(concurrency, requests // 10))
         memory, cpu = process.memory_info().rss, sum(process.cpu_times()[:2])
@@ -170,7 +171,7 @@ def table(found: Measured, about: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Measure and write ``results/serving.json`` and ``serving.md``; with ``--client`` only send requests."""
+    """Measure and write ``results/NAME.json`` and ``NAME.md``; with ``--client`` only send requests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--slow", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="serving")
     parser.add_argument("--client", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.client:
@@ -190,8 +192,8 @@ def main() -> None:
                        f"--concurrency {given.concurrency} --slow {given.slow}")
     given.results.mkdir(exist_ok=True, parents=True)
     document = json.dumps({"conditions": about, "result": asdict(found)}, indent=2)
-    (given.results / "serving.json").write_text(document + "\n")
-    (given.results / "serving.md").write_text(table(found, about))
+    (given.results / f"{given.name}.json").write_text(document + "\n")
+    (given.results / f"{given.name}.md").write_text(table(found, about))
     print(table(found, about))
 
 

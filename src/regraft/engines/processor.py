@@ -13,8 +13,9 @@ _FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx5
              "avx512_bf16": "AVX-512 BF16", "avx512_fp16": "AVX-512 FP16", "amx_bf16": "AMX BF16",
              "amx_int8": "AMX INT8", "asimd": "NEON", "bf16": "BF16", "sve": "SVE"}
 
-#: What a driver of NVIDIA's or AMD's makes on Linux, and what WSL has.
-_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+#: What a driver of a GPU makes on Linux, and whose it is; WSL has that of Windows.
+_DRIVERS = {"/dev/nvidiactl": "NVIDIA", "/proc/driver/nvidia/version": "NVIDIA", "/dev/kfd": "AMD",
+            "/dev/dxg": "Windows"}
 
 #: Those in which a product of bf16 numbers is one instruction.
 _BF16 = {"AVX-512 BF16", "AMX BF16", "BF16"}
@@ -48,7 +49,12 @@ def may_have_gpu() -> bool:
         return platform.machine() == "arm64"
     if sys.platform == "win32":
         return ctypes.util.find_library("nvcuda") is not None
-    return any(Path(device).exists() for device in _GPUS)
+    return gpu_driver() is not None
+
+
+def gpu_driver() -> str | None:
+    """Whose driver of a GPU there is, None where none was found; on Linux alone."""
+    return next((maker for file, maker in _DRIVERS.items() if Path(file).exists()), None)
 
 
 def memory_bytes() -> int | None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regraft.engines.allocation import keep_freed_memory
 from regraft.engines.contract import ANSWER_PRECISION, engine_key, filled
 from regraft.errors import UsageError
 from regraft.networks.reader import Reader
@@ -47,6 +48,7 @@ class PyTorchEngine:
                  device: Literal["auto", "cpu", "cuda", "mps"] = "auto", precision: Precision = ANSWER_PRECISION,
                  ) -> None:
         self._device = choose_device(device)
+        keep_freed_memory()
         self._precision = precision
         self.batch = _BATCH[self._device]
         self.readouts = tuple(readouts)

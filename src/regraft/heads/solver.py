@@ -173,11 +173,14 @@ class _Space:
         scores += X_PK[-1]
         return scores
 
-    def preconditioner(self, w_N: Array, strength: float) -> Callable[[Array], Array]:
-        """A rough inverse Hessian, to be applied to gradients, for rows of curvature w."""
+    def preconditioner(self, w_N: Array, strength: float, classes: int) -> Callable[[Array], Array]:
+        """A rough inverse Hessian, to be applied to gradients of so many classes, for rows of curvature w."""
         # One curvature for all rows: the weighted Gram matrix would cost more than the steps it saves.
         curvature = w_N.mean(dtype=np.float32)
-        inverse = _inverse(self.gram_PP * curvature, strength)
+        root = _inverse_root_at(self.gram_PP * curvature, strength)
+        if classes * _STEPS_AT_ONCE < self.size:  # applying it twice to every gradient costs less than its square
+            return lambda g_PK: np.concatenate([root.T @ (root @ g_PK[:-1]), g_PK[-1:] / curvature])
+        inverse = root.T @ root
         return lambda g_PK: np.concatenate([inverse @ g_PK[:-1], g_PK[-1:] / curvature])
 
     def coefficients(self, V_RK: Array) -> Array:
@@ -208,12 +211,10 @@ def _space(Z_NR: Array) -> _Space:
     return _Space(C_NN, (C_NN.T @ C_NN) / np.float32(n), (Z_NR, root))
 
 
-def _inverse(H_PP: Array, strength: float) -> Array:
-    """``(H + strength)^-1`` of a positive semi-definite H, [P, P]; overwrites H."""
+def _inverse_root_at(H_PP: Array, strength: float) -> Array:
+    """:func:`_inverse_root` of ``H + strength`` for a positive semi-definite H, [P, P]; overwrites H."""
     # Rounding may push the smallest eigenvalue below zero by a share of the largest, which the trace bounds.
-    root = _ridged_inverse_root(H_PP, strength + 3e-7 * float(H_PP.trace()))
-    inverse: Array = root.T @ root
-    return inverse
+    return _ridged_inverse_root(H_PP, strength + 3e-7 * float(H_PP.trace()))
 
 
 def _ridged_inverse_root(H_PP: Array, ridge: float) -> Array:
@@ -341,7 +342,7 @@ def _descend(space: _Space, targets: Targets, X_PK: Array, strength: float, tole
     """
     point = _Point.at(X_PK, space.scores(X_PK), targets, strength)
     gradient = point.gradient(space, targets, strength)
-    preconditioner = space.preconditioner(point.curvature(targets), strength)
+    preconditioner = space.preconditioner(point.curvature(targets), strength, X_PK.shape[1])
     memory = _Memory(X_PK.shape)
     for steps in range(_STEPS_AT_ONCE):
         d = memory.direction(gradient, preconditioner)

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import shutil
-from pathlib import Path
 
 from regraft import __version__
 from regraft.engines import processor
@@ -14,9 +13,6 @@ from regraft.extraction.store import FeatureStore
 from regraft.records.doctor import Doctor, EngineRow
 from regraft.runs.engines import choices, needs
 from regraft.settings import DoctorSettings
-
-#: What drivers of GPUs leave in the file system, and whose they are.
-_DRIVERS = {"/proc/driver/nvidia/version": "NVIDIA", "/dev/kfd": "AMD"}
 
 
 def doctor(settings: DoctorSettings) -> Doctor:
@@ -32,7 +28,7 @@ def doctor(settings: DoctorSettings) -> Doctor:
 
 def _gpu() -> str:
     """A GPU that PyTorch sees, or one that it does not."""
-    there = next((maker for file, maker in _DRIVERS.items() if Path(file).exists()), None)
+    there = processor.gpu_driver()
     if there is None and shutil.which("nvidia-smi"):
         there = "NVIDIA"
     if importlib.util.find_spec("torch") is None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from regraft.engines.allocation import keep_freed_memory
 from regraft.errors import TrainingError
 from regraft.metrics import log_loss
 from regraft.networks.graph import Suffix
@@ -119,6 +120,7 @@ class Loop:
 
     def run(self) -> Iterator[PhaseForecast | Epoch]:
         """Train; network and head are left at the best epoch of the last phase."""
+        keep_freed_memory()
         found = read_checkpoint(self._folder, self._progress.say)
         if found is not None:
             yield from self._continue(*found)
