@@ -204,7 +204,7 @@ def test_a_table_and_a_class_missing_from_a_split(crops: Path, tmp_path: Path) -
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"seed": -1}, SettingsError, "seed: -1 is not allowed; it must be at least 0"),
     ({"fit": "stretch"}, SettingsError, "fit: 'stretch' is not allowed; it must be one of crop, pad, squash"),
-    ({"folds": 1, "size": 8}, SettingsError, "size: 8 is not allowed; .*; folds: 1 is not allowed"),
+    ({"folds": 1, "size": 8}, SettingsError, "folds: 1 is not allowed; .*; size: 8 is not allowed"),
     ({"seeds": 3}, SettingsError, "seeds: no such setting; did you mean 'seed'"),
     ({"time_limit": "soon"}, SettingsError, "'soon' is no duration; write it as 90s, 5m or 1h"),
     ({"backbone": "efficientnet_lite9"}, UnknownNameError, "did you mean 'efficientnet_lite"),
