@@ -108,6 +108,7 @@ def test_planted_copies_are_found_and_told(flowers: Path, tmp_path: Path) -> Non
     page = (tmp_path / "out" / "inspect.html").read_text("utf-8")
     assert "The same picture more than once" in page
     assert "data:image/webp" in page
+    assert str(tmp_path) not in page, "a page tells nothing of the machine"
     assert np.asarray(Image.open(tmp_path / "out" / "preview.png")).shape[2] == 3
     with pytest.raises(OutputError, match="holds an inspection"):
         regraft.inspect(data, out=tmp_path / "out", quiet=True)

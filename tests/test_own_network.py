@@ -103,6 +103,12 @@ def test_the_answers_are_those_of_the_module(own: TrainResult, digits: Path) -> 
     assert all(torch.equal(tensor, kept[name]) for name, tensor in small().state_dict().items())
 
 
+def test_its_page_says_why_nothing_shows_where_it_looks(own: TrainResult) -> None:
+    page = (Path(own.out) / "run" / "report.html").read_text("utf-8")
+    assert "No picture shows where the network looks: " in page
+    assert str(Path(own.out).parent) not in page, "a page tells nothing of the machine"
+
+
 def test_one_epoch_from_random_weights(digits: Path, tmp_path: Path) -> None:
     net = small().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

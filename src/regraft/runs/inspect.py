@@ -41,6 +41,7 @@ from regraft.report import preview
 from regraft.report.inspection import inspection_page
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import fresh_folder, write_whole
+from regraft.runs.gather import without_places
 from regraft.runs.train import network_and_rules
 from regraft.settings import InspectSettings, size_in_bytes
 
@@ -297,7 +298,8 @@ def _write(result: Inspection, index: ImageIndex, seen: Seen, settings: InspectS
         result = replace(result, left_out=(*result.left_out, *reason))
     try:
         file_of = {path: index.file(row) for row, path in enumerate(index.paths)}
-        written["inspect.html"] = inspection_page(result, lambda path: file_of[path], seen.rules)
+        of_page = replace(result, data=without_places(result.data))
+        written["inspect.html"] = inspection_page(of_page, lambda path: file_of[path], seen.rules)
     except MissingExtraError as missing:
         progress.say(str(missing))
     written = {name: content for name, content in written.items() if content}

@@ -19,6 +19,7 @@ from regraft.networks.lite import LiteNetwork
 from regraft.progress import Progress
 from regraft.records.page import Attribution, Pictures, RunPage
 from regraft.records.review import Answered
+from regraft.runs.gather import without_places
 from regraft.runs.originals import originals, sources
 
 #: Bytes that all pictures of a page may take together.
@@ -48,7 +49,8 @@ def pictures(run: RunPage, out: Path, data: str | Path | None, progress: Progres
     try:
         return Pictures(thumbnails, tuple(_attributions(run, out, looks, files)), note)
     except RegraftError as error:
-        return Pictures(thumbnails, (), note, f"No picture shows where the network looks: {error}.")
+        return Pictures(thumbnails, (), note,
+                        f"No picture shows where the network looks: {without_places(str(error))}.")
 
 
 def _files(run: RunPage, data: str | Path | None, wanted: Sequence[Answered]) -> dict[int, Path]:
