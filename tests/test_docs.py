@@ -85,6 +85,7 @@ from regraft.records.serving import Served, ServeResult
 from regraft.records.training import Epoch
 from regraft.records.update import Drift, NewClass, UpdateResult
 from regraft.settings import Declared, declared
+from tests.pages import blocks, commands, programs
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "regraft"
@@ -246,19 +247,11 @@ def test_the_readme_shows_every_room() -> None:
 # -- blocks of code --------------------------------------------------------------------------------
 
 
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Language and text of every fenced block."""
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), flags=re.M | re.S):
-        yield found[1], found[2]
-
-
 def shell_lines() -> Iterator[tuple[str, str]]:
-    """Page and command of every line of every shell block; lines that end in a backslash are joined."""
+    """Page and command of every line of every shell block."""
     for page in PAGES:
-        for language, block in blocks(page):
-            if language == "shell":
-                for line in block.replace("\\\n", " ").splitlines():
-                    yield page.name, line.partition("#")[0].strip()
+        for line in commands(page):
+            yield page.name, line
 
 
 def spelled(words: list[str]) -> list[str]:
@@ -312,7 +305,7 @@ def test_options_in_running_text_exist() -> None:
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    return [(page.name, block) for page in PAGES for language, block in blocks(page) if language == "python"]
+    return [(page.name, block) for page in PAGES for block in programs(page)]
 
 
 @pytest.mark.parametrize(("page", "block"), python_blocks())

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_crops
+from tests.pages import programs, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.M | re.S)
+BLOCKS = programs(PAGE)
 
 #: What only some environments have: its block runs where it is installed.
 HEAVY = ("mlflow",)
-
-
-def run(block: str) -> None:
-    """What a reader does who copies the block into a file."""
-    exec(compile(block, PAGE.name, "exec"), {"__name__": "__main__"})  # noqa: S102 - our own page
 
 
 def missing(block: str) -> list[str]:
@@ -47,7 +42,7 @@ def test_the_block_runs(number: int, inside: Path) -> None:
     lacking = missing(BLOCKS[number])
     if lacking:
         pytest.skip(f"{', '.join(lacking)} is not installed")
-    run(BLOCKS[number])
+    run(BLOCKS[number], PAGE.name)
 
 
 def test_what_the_blocks_left(inside: Path) -> None:

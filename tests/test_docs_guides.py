@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 from regraft.records.results import ExportResult, TrainResult
 from tests.conftest import write_crops
 from tests.doors import regraft_cli
+from tests.pages import commands, programs, run
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -40,14 +40,12 @@ ALREADY = {"report": MODELS, "export": ("model",), "runtime": ("model.onnx",), "
            "deploying": ("model", "model.onnx"), "several-labels": ()}
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / f"{page}.md").read_text("utf-8"), flags=re.M | re.S)
+def page_of(guide: str) -> Path:
+    return DOCS / f"{guide}.md"
 
 
-def commands(page: str) -> list[str]:
-    lines = (line.partition("#")[0].strip() for block in blocks(page, "shell")
-             for line in block.replace("\\\n", " ").splitlines())
-    return [line for line in lines if line and not line.startswith(tuple(ELSEWHERE))]
+def commands_of(guide: str) -> list[str]:
+    return [line for line in commands(page_of(guide)) if not line.startswith(tuple(ELSEWHERE))]
 
 
 def tables(folder: Path) -> None:
@@ -86,20 +84,20 @@ def readers_folder(crops: Path, trained: TrainResult, exported: ExportResult, tm
     return prepare
 
 
-@pytest.mark.parametrize("page", [page for page in GUIDES if commands(page)])
+@pytest.mark.parametrize("page", [page for page in GUIDES if commands_of(page)])
 def test_the_commands_of_a_guide_run(page: str, readers_folder: Callable[[str], Path]) -> None:
     folder = readers_folder(page)
-    for line in commands(page):
+    for line in commands_of(page):
         words = shlex.split(line)
         assert words[0] == "regraft", f"{page}: {line}: neither run here nor listed with a reason"
         done = regraft_cli(*words[1:], cwd=folder)
         assert done.returncode == 0, f"{page}: {line}: {done.stderr}"
 
 
-@pytest.mark.parametrize("page", [page for page in GUIDES if blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in GUIDES if programs(page_of(page))])
 def test_the_programs_of_a_guide_run(page: str, readers_folder: Callable[[str], Path]) -> None:
     readers_folder(page)
     if page == "several-labels":  # its program reads the model that its first command made
-        assert regraft_cli(*shlex.split(commands(page)[0])[1:]).returncode == 0
-    for block in blocks(page, "python"):
-        exec(compile(block, f"{page}.md", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own page
+        assert regraft_cli(*shlex.split(commands_of(page)[0])[1:]).returncode == 0
+    for program in programs(page_of(page)):
+        run(program, f"{page}.md")

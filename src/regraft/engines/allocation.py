@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep large blocks that are freed, for the next of their size; where it is glibc.
 
     PyTorch takes and leaves the same large tensors in every step on a processor. Left to itself, glibc gives each back
-    to the system and fetches it again page by page, which took a third of an epoch of full fine-tuning (LOG.md). The
+    to the system and fetches it again page by page, which took a quarter of an epoch of full fine-tuning (LOG.md). The
     process then stays as large as it was at its largest.
     """
     if sys.platform != "linux":
