@@ -67,7 +67,8 @@ def sources(folder: Path) -> dict[str, Any]:
 def one_run(folder: Path, seed: int, out: Path) -> Run:
     """Train with Regraft, then the plain probe on the very same splits and features."""
     source = sources(folder)
-    result = regraft.train(source["data"], out=out, test=source["test"], seed=seed, quiet=True)
+    result = regraft.train(source["data"], strategy="features", out=out, test=source["test"], seed=seed,
+                          quiet=True)
     splits = _splits(out)
     X_ND, ours, rows = _features(source, out)
     y = np.array([label for _, label, _ in rows])

@@ -1,9 +1,11 @@
-"""Memory and time of one training on many generated JPEGs.
+"""Memory and time of one command on many JPEGs, in a process of its own with an empty store.
 
-    python -m benchmarks.memory --images 20000 [--size 224] [--engine auto] [--scratch FOLDER]
+    python -m benchmarks.memory --images 20000 [--of train|pass|inspect] [--size 224] [--engine auto]
+    python -m benchmarks.memory --data FOLDER --of inspect
 
-Writes images of ten classes (noise over class-coloured gradients, 256 x 192), trains on them in a process of its
-own with an empty store, and reports the largest anonymous resident memory above that of ``import torch, timm``.
+Without a folder of image sets (all of which are taken as one), images of ten classes are written: noise over
+class-coloured gradients, 256 x 192. ``pass`` is ``regraft features``: JPEG to features and nothing else. Reports the
+largest anonymous resident memory above that of ``import torch, timm``. Writes ``results/memory-OF-N-SIZE.json``.
 """
 
 from __future__ import annotations
@@ -61,31 +63,53 @@ def peak_of(command: list[str]) -> tuple[float, float]:
     return peak, time.monotonic() - started
 
 
-def measure(images: int, scratch: Path, size: int = 224, engine: str = "auto") -> dict[str, float]:
-    """Peaks of a training on so many images, at so many pixels, and of the bare imports."""
-    data = write_images(scratch / "images", images)
+def join_sets(sets: Path, folder: Path) -> tuple[Path, int]:
+    """One folder of all classes of all sets, as links, and how many images it has."""
+    count = 0
+    for file in sorted(path for path in sets.glob("*/**/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")):
+        target = folder / f"{file.relative_to(sets).parts[0]}-{file.parent.name}" / f"{count:06d}{file.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file.resolve())
+        count += 1
+    return folder, count
+
+
+def measure(data: Path, images: int, scratch: Path, of: str, size: int = 224, engine: str = "auto",
+            ) -> dict[str, float]:
+    """Peaks of a command on so many images, at so many pixels, and of the bare imports."""
     imports, _ = peak_of([sys.executable, "-c", "import torch, timm, time; time.sleep(0.5)"])
-    training, seconds = peak_of([sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(scratch / "out"),
-                                 "--store", str(scratch / "store"), "--size", str(size), "--engine", engine, "--quiet"])
-    return {"images": images, "size": size, "imports_mib": imports, "training_mib": training,
-            "above_imports_mib": training - imports, "seconds": seconds}
+    command = {"train": ["train", str(data), "--strategy", "features", "--out", str(scratch / "out")],
+               "pass": ["features", str(data), "--out", str(scratch / "features.npz")],
+               "inspect": ["inspect", str(data), "--out", str(scratch / "out")]}[of]
+    peak, seconds = peak_of([sys.executable, "-m", "regraft.cli", *command, "--store", str(scratch / "store"),
+                             "--size", str(size), "--engine", engine, "--follow-links", "--quiet"])
+    return {"images": images, "size": size, "imports_mib": imports, "peak_mib": peak,
+            "above_imports_mib": peak - imports, "seconds": seconds}
 
 
 def main() -> None:
-    """Measure and write ``results/memory-N.json``."""
+    """Measure and write ``results/memory-OF-N-SIZE.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--of", choices=("train", "pass", "inspect"), default="train")
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--scratch", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        found = measure(arguments.images, Path(scratch), arguments.size, arguments.engine)
-    command = (f"python -m benchmarks.memory --images {arguments.images} --size {arguments.size} "
+        if arguments.data is None:
+            images = arguments.images
+            data = write_images(Path(scratch, "images"), images)
+        else:
+            data, images = join_sets(arguments.data, Path(scratch, "images"))
+        found = measure(data, images, Path(scratch), arguments.of, arguments.size, arguments.engine)
+    command = (f"python -m benchmarks.memory --of {arguments.of} "
+               f"{f'--images {images}' if arguments.data is None else '--data FOLDER'} --size {arguments.size} "
                f"--engine {arguments.engine}")
     result = {"conditions": conditions(command), "result": found}
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"memory-{arguments.images}-{arguments.size}.json"
+    target = RESULTS / f"memory-{arguments.of}-{images}-{arguments.size}.json"
     target.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -160,7 +160,7 @@ def large_photographs(data: Path, scratch: Path) -> list[Row]:
     fits: dict[str, Literal["crop", "squash"]] = {"large": "crop", "small": "squash"}
     for name, fit in fits.items():
         out = scratch / f"model-{name}"
-        regraft.train(scratch / name, out=out, fit=fit, no_test=True, report="none", quiet=True,
+        regraft.train(scratch / name, strategy="features", out=out, fit=fit, no_test=True, report="none", quiet=True,
                       store=scratch / "store")
         answers.append([one.label for one in regraft.load(out).predict(sorted((scratch / name).rglob("*.*")))])
     same = float(np.mean([a == b for a, b in zip(*answers, strict=True)]))
@@ -260,7 +260,8 @@ def heads(data: Path, scratch: Path) -> list[Row]:
 def starting(data: Path, scratch: Path) -> list[Row]:
     """Seconds from process start, against importing PyTorch and timm."""
     out = scratch / "model"
-    regraft.train(data / "hymenoptera", out=out, report="none", quiet=True, store=scratch / "store")
+    regraft.train(data / "hymenoptera", strategy="features", out=out, report="none", quiet=True,
+                  store=scratch / "store")
     regraft.export(out, quiet=True)
     image = next((data / "hymenoptera").rglob("*.jpg"))
     command = [sys.executable, "-m", "regraft.cli"]
@@ -278,7 +279,7 @@ def starting(data: Path, scratch: Path) -> list[Row]:
 def refit(_: Path, scratch: Path) -> list[Row]:
     """A second training after a tenth of 10,000 images were moved to another class."""
     images = write_images(scratch / "many", 10_000)
-    settings: dict[str, Any] = {"quiet": True, "store": scratch / "store", "report": "none"}
+    settings: dict[str, Any] = {"strategy": "features", "quiet": True, "store": scratch / "store", "report": "none"}
     regraft.train(images, out=scratch / "first", **settings)
     for file in sorted((images / "class0").iterdir()):
         file.rename(images / "class1" / file.name)

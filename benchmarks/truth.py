@@ -35,7 +35,8 @@ def calibration(folder: Path, scratch: Path) -> dict[str, Any]:
     """Error on the test, what chance alone would show, log-loss before and after."""
     source = sources(folder)
     out = scratch / folder.name
-    regraft.train(source["data"], test=source["test"], out=out, report="none", quiet=True, store=scratch / "store")
+    regraft.train(source["data"], test=source["test"], strategy="features", out=out, report="none", quiet=True,
+                  store=scratch / "store")
     test = read_answers(out)["test"]
     P_NK, temperature = test.P_NK.astype(np.float64), load(out).record.temperature
     rng = np.random.default_rng(0)
@@ -56,8 +57,8 @@ def required_recall(folder: Path, label: str, recall: float, splits: int, scratc
     """The recall on the test of so many seeded splits, with its interval."""
     found = []
     for seed in range(splits):
-        result = regraft.train(folder, out=scratch / f"{folder.name}-{seed}", seed=seed, report="none", quiet=True,
-                               require=f"recall:{label}>={recall}", store=scratch / "store")
+        result = regraft.train(folder, strategy="features", out=scratch / f"{folder.name}-{seed}", seed=seed,
+                               report="none", quiet=True, require=f"recall:{label}>={recall}", store=scratch / "store")
         assert result.test is not None
         assert result.test.decided is not None
         [point] = result.test.decided.points

@@ -16,7 +16,7 @@ from regraft.errors import DataError, OutputError
 from regraft.heads.probe import Probe
 from regraft.records.advice import Advice, Pilot
 from regraft.records.heads import HeadSettings
-from regraft.strategy.advising import Measured, entropy, expected, reasons, recommended, scenario, wants_pilot
+from regraft.strategy.advising import Measured, entropy, expected, from_scratch, reasons, recommended, scenario
 from regraft.strategy.learning_curve import fit
 from regraft.strategy.library import load_plan
 from tests.conftest import write_crops, write_digits
@@ -32,7 +32,7 @@ def probe(right: int, n: int = 1000, readouts: tuple[str, ...] = ("last",)) -> P
 
 def measured(last: int, joined: int, stage: int, images: int = 100) -> Measured:
     places = dict(zip(PLACES, (probe(300), probe(stage), probe(last), probe(last - 10)), strict=True))
-    return Measured(probe(last), probe(joined, readouts=("last", "stage2")), places, images, 0.01, 0.5)
+    return Measured(probe(last), probe(joined, readouts=("last", "stage2")), images, places, 0.01, 0.5)
 
 
 def test_the_curve_goes_through_a_power_law() -> None:
@@ -61,11 +61,11 @@ def test_images_are_unlike_where_an_earlier_place_tells_more() -> None:
 
 
 def test_a_trial_is_made_only_where_it_could_change_the_advice() -> None:
-    assert not wants_pilot(measured(985, 990, 900))  # hardly an error
-    assert not wants_pilot(measured(920, 925, 900))  # like photos, fewer than 10 % wrong
-    assert wants_pilot(measured(920, 950, 900))  # unlike photos: there is more to win
-    assert wants_pilot(measured(800, 800, 700))
-    assert not wants_pilot(measured(800, 800, 700, images=10))  # too few images
+    assert not measured(985, 990, 900).may_pay  # hardly an error
+    assert not measured(920, 925, 900).may_pay  # like photos, fewer than 10 % wrong
+    assert measured(920, 950, 900).may_pay  # unlike photos: there is more to win
+    assert measured(800, 800, 700).may_pay
+    assert not measured(800, 800, 700, images=10).may_pay  # too few images
 
 
 @pytest.mark.parametrize(("trained", "loss", "strategy"), [(0.85, 0.4, "partial"), (0.805, 0.4, "features"),
@@ -82,8 +82,9 @@ def test_forecasts_say_how_they_are_known() -> None:
     tried, basis = expected("partial", found, Pilot(250, 750, 0.8, 0.86, 0.6, 0.4, 10.0), tried=True)
     assert (round(tried.value, 6), basis) == (0.86, "tried")
     assert tried.high - tried.low > frozen.high - frozen.low
-    for strategy in ("partial", "full", "scratch"):
+    for strategy in ("partial", "full"):
         assert expected(strategy, found, None)[1] == "estimated"
+    assert from_scratch(found).low < from_scratch(found).value < frozen.value
 
 
 def test_reasons_tell_of_the_table_and_of_disagreement() -> None:
@@ -130,16 +131,6 @@ def test_the_plan_trains(photos: tuple[Advice, Path, Path]) -> None:
     assert (result.features.computed, result.features.reused) == (16, 64)  # the test images had not been looked at
     with pytest.raises(OutputError, match="is there already"):
         regraft.advise(data, out=folder / "plan.toml", quiet=True)
-
-
-def test_auto_tells_the_forecast_and_trains_what_is_advised(photos: tuple[Advice, Path, Path],
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
-    _, data, folder = photos
-    result = regraft.train(data, strategy="auto", size=96, out=folder / "auto")
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("forecast: ", "taken: "))]
-    assert [line.partition(":")[0] for line in told] == ["forecast", "forecast", "taken"]
-    assert result.strategy == "features"
-    assert regraft.predict(folder / "auto", data / next(data.iterdir()).name / "000.jpg", quiet=True)[0].label
 
 
 def test_two_classes_of_the_same_images_give_no_false_certainty(tmp_path: Path) -> None:

@@ -324,7 +324,6 @@ def test_lists_of_labels_in_parquet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("settings", "words"), [
     ({"strategy": "partial"}, "labels: several labels an image are learned on frozen features, without --strategy"),
-    ({"strategy": "auto"}, "without --strategy"),
     ({"require": "recall:1>=0.9", "conformal": 0.9}, "without --require, --conformal"),
     ({"limit": 3, "accept": 0.9}, "without --limit, --accept"),
     ({"label_separator": " "}, "label_separator: ' ' is not allowed"),

@@ -388,7 +388,8 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("real")
     results = {}
     for name, limit in (("clothing", 3), ("eurosat", 6), ("flowers102", 3)):
-        results[name] = regraft.train(shared_data / name, limit=limit, out=folder / name, quiet=True)
+        results[name] = regraft.train(shared_data / name, strategy="features", limit=limit, out=folder / name,
+                                      quiet=True)
     return results
 
 

@@ -24,12 +24,12 @@ def test_cats_and_dogs_on_their_validation_folder(shared_data: Path, tmp_path: P
 
 
 def test_satellite_tiles_use_earlier_stages(shared_data: Path, tmp_path: Path) -> None:
-    result = regraft.train(shared_data / "eurosat", out=tmp_path / "out", limit=60, quiet=True)
+    result = regraft.train(shared_data / "eurosat", strategy="features", out=tmp_path / "out", limit=60, quiet=True)
     assert result.test is not None
     assert result.test.accuracy.value >= 0.85
     assert any(name.startswith("stage") for name in result.head.chosen.readouts)
 
 
 def test_memory_on_two_thousand_images(tmp_path: Path) -> None:
-    found = memory.measure(2_000, tmp_path)
+    found = memory.measure(memory.write_images(tmp_path / "images", 2_000), 2_000, tmp_path, "train")
     assert found["above_imports_mib"] <= 400

@@ -7,6 +7,7 @@ module that declares them, and ``regraft runs`` is :func:`list_runs`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +92,19 @@ def train(settings: TrainSettings) -> TrainResult | Any:  # Any: mostly it is no
     from regraft.extraction.files import is_feature_file
 
     progress = _progress(settings.quiet)
+    of_file = is_feature_file(settings.data)
+    if settings.strategy == "auto" and (of_file or settings.labels == "several"):
+        settings = replace(settings, strategy="features")  # there is no network to learn, or no plan for these labels
     if settings.labels == "several":
         from regraft.runs.train_labels import train as several
 
         return several(settings, progress)
-    if is_feature_file(settings.data):
+    if of_file:
         from regraft.runs.train_file import train as run
     elif plans := _plans(settings):
         return _by_steps(plans)(settings, progress)
     elif settings.strategy == "auto":
-        return _by_advice(settings, progress)
+        return _by_choice(settings, progress)
     else:
         from regraft.runs.train import train as run
     return run(settings, progress)
@@ -124,17 +128,21 @@ def _plans(settings: TrainSettings) -> tuple[Plan, ...]:
     return tuple(override(plan, settings.set) for plan in plans)
 
 
-def _by_advice(settings: TrainSettings, progress: Progress) -> TrainResult | Any:
-    """Train as advised; the forecast is told first."""
-    try:
-        from regraft.runs.auto import settled
-    except ImportError:
-        raise MissingExtraError("advice", "train") from None
-    from regraft.runs.train import train as run
+def _by_choice(settings: TrainSettings, progress: Progress) -> TrainResult | Any:
+    """Train as a first look suggests; the forecast is told first."""
+    from regraft.runs.auto import settled
 
-    settings = settled(settings, progress)
-    plans = _plans(settings)
-    return _by_steps(plans)(settings, progress) if plans else run(settings, progress)
+    found = settled(settings, progress)
+    (plan,) = _plans(found.settings) or (None,)
+    if plan is not None:
+        from regraft.runs.steps import train as by_steps
+
+        return by_steps(found.settings, plan, progress, found.before)
+    from regraft.runs.train import train, train_on
+
+    if found.index is None:
+        return train(found.settings, progress)
+    return train_on(found.index, found.settings, {}, progress, found.before)
 
 
 def _by_steps(plans: tuple[Plan, ...]) -> Callable[[TrainSettings, Progress], TrainResult | Comparison]:

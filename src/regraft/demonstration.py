@@ -58,7 +58,7 @@ def demonstrate(settings: DemoSettings, train: Callable[..., TrainResult], evalu
     out = Path(settings.out) if settings.out else fresh_folder("demo")
     common: dict[str, Any] = {"store": settings.store, "quiet": settings.quiet}
     data = write_digits(out / "digits")
-    training = train(data, out=out / "model", **common)
+    training = train(data, strategy="features", out=out / "model", **common)
     evaluation = evaluate(out / "model", data, split="test", **common)
     shown = [sorted((data / "test" / label).iterdir())[0] for label in ("3", "5", "8")]
     return DemoResult(str(data), training.out, training, evaluation, predict(out / "model", shown, quiet=True))

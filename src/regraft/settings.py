@@ -45,6 +45,9 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 #: Share of known images that a model accepts as known, where nothing else is said.
 ACCEPT = 0.95
 
+#: How long ``train`` may let stages learn where no time limit and no strategy is given.
+AUTO_LIMIT = "5m"
+
 #: How long advice may try things out, beside the first look at the images.
 ADVICE_LIMIT = "5m"
 
@@ -293,8 +296,9 @@ class TrainSettings(_Dividing):
     weights: Weights = None
     strategy: Annotated[Strategy, Setting(
         "How to transfer: 'features' freezes the backbone and solves a head on its features; 'partial' then trains "
-        "its last two stages too, 'full' everything; what does worse on validation is not kept. 'auto' asks advise, "
-        "which tries what may pay.")] = "features"
+        "its last two stages too, 'full' everything; what does worse on validation is not kept. 'auto' looks at the "
+        f"features first, and is 'partial' where that may pay and is expected to take at most {AUTO_LIMIT} (with "
+        "--time-limit, six tenths of it), else 'features'.")] = "auto"
     plan: PlanName = None
     set: Changes = ()
     folds: Annotated[int | None, Setting(
@@ -349,7 +353,7 @@ def _one_or_several(settings: TrainSettings) -> None:
             raise SettingsError(["label_separator: no cell is taken apart where an image has one label; add "
                                  "--labels several"])
         return
-    asked = {"strategy": settings.strategy != "features", "plan": settings.plan is not None,
+    asked = {"strategy": settings.strategy not in ("auto", "features"), "plan": settings.plan is not None,
              "set": bool(settings.set), "require": bool(settings.require), "costs": settings.costs is not None,
              "ask": settings.ask is not None, "conformal": settings.conformal is not None,
              "limit": settings.limit is not None, "accept": settings.accept != ACCEPT}

@@ -61,29 +61,48 @@ def joined(names: Sequence[str]) -> Candidate:
     return Candidate((last, *reversed(stages[-4:]), logits), "equal")
 
 
+@dataclass(frozen=True)
+class Answers:
+    """A head, and its probabilities [M, K] for images int64 [M] that heads like it did not learn from."""
+
+    settings: HeadSettings
+    rows: NDArray[np.int64]
+    P_MK: NDArray[np.floating]
+    log_loss: float
+
+
 def measure(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, classes: int,
             heads: Sequence[Candidate], seed: int) -> Probe | None:
     """The head with the lowest log-loss on held-out images; None where no image can be held out.
 
     The same labels, groups and seed give the same folds, so that two probes can be compared image by image.
     """
-    divisions = divide(y_N, groups_N, FOLDS, seed)
+    found = answers(blocks, y_N, groups_N, classes, heads, seed, FOLDS)
+    if found is None:
+        return None
+    return Probe(found.settings, found.rows, found.P_MK.argmax(1) == y_N[found.rows], found.log_loss)
+
+
+def answers(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, classes: int,
+            heads: Sequence[Candidate], seed: int, number: int) -> Answers | None:
+    """The answers behind :func:`measure`, from so many folds."""
+    divisions = divide(y_N, groups_N, number, seed)
     if not divisions:
         return None
     rows = np.concatenate([held for _, held in divisions])
     order, y_M = np.argsort(rows), y_N[rows]
 
-    def answers(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
+    def of_fold(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
         train, held = divisions[job[1]]
         return list(held_out(blocks, y_N, classes, train, held, job[0], STRENGTHS))
 
-    found = in_threads(answers, [(head, fold) for head in heads for fold in range(len(divisions))])
-    best: Probe | None = None
+    found = in_threads(of_fold, [(head, fold) for head in heads for fold in range(len(divisions))])
+    best: Answers | None = None
     for at, head in enumerate(heads):
         of_head = found[at * len(divisions):(at + 1) * len(divisions)]
         for strength, parts in zip(STRENGTHS, zip(*of_head, strict=True), strict=True):
             P_MK = np.concatenate(parts)
             loss = float(-np.log(np.maximum(P_MK[np.arange(len(y_M)), y_M], FLOOR)).mean())
             if best is None or loss < best.log_loss:
-                best = Probe(head.at(strength), rows[order], (P_MK.argmax(1) == y_M)[order], loss)
+                best = Answers(head.at(strength), rows[order], P_MK[order], loss)
     return best

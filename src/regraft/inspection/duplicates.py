@@ -106,7 +106,7 @@ def _verified(grey_NSS: NDArray[np.uint8], sides_N: NDArray[np.int64], pairs_P2:
 
 def _either_part(a_PSS: Pictures, b_PSS: Pictures) -> NDArray[np.float32]:
     """The best correlation of one picture with a part of the other, [P]."""
-    return np.maximum(part_of(a_PSS, b_PSS), part_of(b_PSS, a_PSS))
+    return np.maximum(part_of(a_PSS, b_PSS, _PART), part_of(b_PSS, a_PSS, _PART))
 
 
 def _by_cosine(X_ND: NDArray[np.float32]) -> Iterator[tuple[int, int]]:

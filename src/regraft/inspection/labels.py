@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.heads import choose
+from regraft.heads import choose, probe
 from regraft.heads.linear import Blocks
 from regraft.inspection.shortcuts import LEAST_IMAGES
 
@@ -19,6 +19,9 @@ _CONVINCING = 0.7
 _DENIED = 0.1
 
 _FOLDS = 5
+
+#: Of very many images a head that learned from two thirds doubts about the same ones as one that learned from more.
+_FEWER_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ def held_out(blocks: Blocks, readouts: Sequence[str], y_N: NDArray[np.int32], gr
 def number_of_fits(repeats: int) -> int:
     """How often :func:`held_out` calls ``done`` at most."""
     return _FOLDS * repeats
+
+
+def held_out_of_many(blocks: Blocks, readouts: Sequence[str], y_N: NDArray[np.int32],
+                     groups_N: NDArray[np.int32] | None, classes: int, seed: int) -> HeldOut | None:
+    """The same of very many images, for a fifth of the time: fewer folds, whose answers choose the strength too."""
+    found = probe.answers(blocks, y_N, groups_N, classes, [choose.Candidate(tuple(readouts))], seed, _FEWER_FOLDS)
+    return None if found is None else HeldOut(found.rows, found.P_MK.astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ class Forecast(Record):
         count = _STAGES.match(self.learns)
         return f"the last {count[1]} stages too" if count and count[1] != "1" else "the last stage too"
 
+    @property
+    def line(self) -> str:
+        """All of it in a line."""
+        return (f"{self.strategy} (learns {self.words}): {self.accuracy!r} right ({_KNOWN[self.basis]}), about "
+                f"{duration(self.seconds)}, {self.bytes / 2**20:,.0f} MiB kept")
+
 
 @dataclass(frozen=True)
 class Depth(Record):
@@ -190,12 +196,6 @@ class Advice(Record):
                     + worth)
         return "let the last stages of the network learn too (--strategy partial)"
 
-    def forecast_lines(self) -> tuple[str, str, str]:
-        """The forecast in three lines: the frozen network, the best other way, what is taken."""
-        frozen, *others = self.forecasts
-        best = max(others, key=lambda one: one.accuracy.value, default=frozen)
-        return (f"forecast: {_line(frozen)}", f"forecast: {_line(best)}", f"taken: {self.headline}")
-
     def _next(self) -> Iterator[str]:
         if self.recommended.file is not None:
             yield f"regraft train {shown(self.data)} --plan {shown(self.recommended.file)}"
@@ -207,11 +207,6 @@ _TITLES = ("way", "what learns", "right answers", "known from", "time", "disk")
 _MEANING = (
     "  right answers: expected share of new images named rightly; in brackets, the range it should lie in.",
     "  A rough guess comes from what is usual for such images, not from yours. Reading the pictures adds to the time.")
-
-
-def _line(one: Forecast) -> str:
-    return (f"{one.strategy} (learns {one.words}): {one.accuracy!r} right ({_KNOWN[one.basis]}), about "
-            f"{duration(one.seconds)}, {one.bytes / 2**20:,.0f} MiB kept")
 
 
 def _cells(one: Forecast) -> tuple[str, ...]:

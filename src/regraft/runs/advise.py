@@ -4,56 +4,35 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from regraft import metrics
 from regraft.data.splits import complete
-from regraft.errors import BackboneError, DataError, OutputError, TimeLimitError
-from regraft.extraction.extract import Features
+from regraft.errors import OutputError, TimeLimitError
 from regraft.extraction.store import FeatureStore
-from regraft.heads.choose import Candidate
-from regraft.heads.probe import FOLDS, Probe, joined, measure
-from regraft.networks.graph import Graph
 from regraft.progress import Deadline, Progress, duration
-from regraft.records.advice import Advice, Depth, Forecast, Pilot, Recommended
+from regraft.records.advice import Advice, Pilot, Recommended
 from regraft.records.base import shown
 from regraft.records.images import ImageIndex
-from regraft.records.networks import Cut
-from regraft.records.plan import BackbonePlan, HeadPlan, Phase, Plan, PreprocessingPlan
-from regraft.records.results import Interval, TrainResult
+from regraft.records.results import TrainResult
 from regraft.report.cut_map import cut_map
 from regraft.runs.drawing import draw
 from regraft.runs.folder import RunFolder
-from regraft.runs.planned import price
-from regraft.runs.rank import NOTHING_HELD, SCORED, Race, Runner, as_training
+from regraft.runs.looking import Look
+from regraft.runs.rank import as_training
 from regraft.runs.steps import Job, settle, train_job
-from regraft.runs.train import blocks_of, divide, network_and_rules, open_images, trim
+from regraft.runs.train import Before, divide, open_images, trim
+from regraft.runs.ways import Ways, phase_of, plan_of
 from regraft.settings import AdviseSettings, TrainSettings, seconds, size_in_bytes
-from regraft.strategy.advising import Measured, entropy, expected, reasons, recommended, scenario, wants_pilot
+from regraft.strategy.advising import reasons, recommended, scenario
 from regraft.strategy.halving import growing_order
-from regraft.strategy.learning_curve import fit
-from regraft.strategy.presets import strategy_plan
 from regraft.strategy.writing import save_plan
-from regraft.training.head import DEFAULT_READS, TrainableHead
-from regraft.training.phases import Understood, understand
 
-#: Images on which single places of the network are compared.
-_PLACES = 1_000
-
-#: Images of a trial, the share of them that is held out, and its epochs.
-_TRIED, _TRIED_SHARE, _TRIED_EPOCHS = 1_000, 0.25, 3
-
-#: Epochs that a network without knowledge needs at least.
-_SCRATCH_EPOCHS = 30
-
-#: How many of the latest stages learn in the cuts that are forecast.
-_STAGES = (1, 2, 4)
+#: Images of a trial, and the share of them that is held out.
+_TRIED, _TRIED_SHARE = 1_000, 0.25
 
 
 def advise(settings: AdviseSettings, progress: Progress) -> Advice:
@@ -88,160 +67,32 @@ def consult(settings: TrainSettings, index: ImageIndex, limit: float, progress: 
         progress.say(str(finding))
     with FeatureStore(settings.store) as store:
         with ExitStack() as spaces:
-            race = Race(settings, index, store, spaces, progress, Deadline(None))
-            runner = race.enter(settings)
-            features = race.extract(runner, np.sort(race.order))
+            look = Look(settings, index, store, spaces, progress, Deadline(None))
             progress.say("measuring what the frozen network knows about the images, place by place")
             began = time.monotonic()
-            measured, curve = _measure(index, race.order, features, runner, settings.seed)
+            measured, curve = look.measured()
             solving = time.monotonic() - began
         trim(store, size_in_bytes(settings.store_limit), progress)
-    ways = _Ways(settings, index.take(features.rows), runner, measured, solving)
+    backbone, rows = look.runner.name, look.features.rows
+    ways = Ways(settings, index.take(rows), look.runner, measured, solving)
     pilot, not_tried = _pilot(settings, ways, limit, progress)
     strategy = recommended(pilot)
     told = scenario(measured, strategy)
-    plan = _plan(settings, runner.name, strategy)
+    plan = plan_of(settings, backbone, strategy)
     reads = measured.best.settings.readouts
     return Advice(
-        str(settings.data), runner.name, len(features.rows), len(index.classes), Recommended(strategy, reads, plan),
-        tuple(reasons(measured, pilot, told, not_tried)), tuple(ways.forecasts(pilot)), told, tuple(ways.depths()),
-        curve, pilot, round(time.monotonic() - started, 3), not_tried)
+        str(settings.data), backbone, len(rows), len(index.classes), Recommended(strategy, reads, plan),
+        tuple(reasons(measured, pilot, told, not_tried)), tuple(ways.all(measured, pilot)), told,
+        tuple(ways.depths(measured.places)), curve, pilot, round(time.monotonic() - started, 3), not_tried)
 
 
-def _measure(index: ImageIndex, order: NDArray[np.int64], features: Features, runner: Runner, seed: int,
-             ) -> tuple[Measured, tuple[tuple[int, float], ...]]:
-    """What heads on the frozen network reach, and accuracies after learning from a quarter, half and all."""
-    taken = order[np.isin(order, features.rows)][:SCORED]
-    names = [readout.name for readout in runner.network.readouts]
-    blocks = blocks_of(features, np.searchsorted(features.rows, taken), names)
-    labels, y_N = np.unique(index.y_N[taken], return_inverse=True)
-    groups = None if index.groups is None else index.groups[taken]
-
-    def probe(head: Candidate, count: int) -> Probe | None:
-        some = {name: blocks[name][:count] for name in head.readouts}
-        return measure(some, y_N[:count].astype(np.int32), None if groups is None else groups[:count], len(labels),
-                       [head], seed)
-
-    def needed(head: Candidate, count: int) -> Probe:
-        found = probe(head, count)
-        if found is None:
-            raise DataError(NOTHING_HELD)
-        return found
-
-    n = len(taken)
-    last, several = needed(Candidate((names[-2],)), n), needed(joined(names), n)
-    places = {name: needed(Candidate((name,)), min(n, _PLACES)) for name in names}
-    best = min(last, several, key=lambda found: found.log_loss)
-    head = Candidate(best.settings.readouts, best.settings.weighting)
-    points = {count: probe(head, count) for count in (n // 4, n // 2) if count} | {n: best}
-    known = {round(count * (FOLDS - 1) / FOLDS): found for count, found in points.items() if found is not None}
-    curve = fit(list(known), [int((~found.right).sum()) for found in known.values()],
-                [len(found.right) for found in known.values()])
-    counts = index.class_counts(features.rows)
-    measured = Measured(last, several, places, int(np.median(counts[counts > 0])),
-                        curve.gain_of_doubling(len(features.rows)), entropy(blocks[names[-1]]))
-    return measured, tuple((count, found.accuracy) for count, found in known.items())
-
-
-class _Ways:
-    """The ways to train on some images, with what each is expected to give and cost."""
-
-    def __init__(self, settings: TrainSettings, index: ImageIndex, runner: Runner, measured: Measured, solving: float,
-                 ) -> None:
-        self.index = index
-        self.runner = runner
-        self.measured = measured
-        self.untraced = ""
-        self._solving = solving
-        held = len(index.rows("validation")) or round(settings.validation_share * len(index))
-        self._learn, self._held = len(index) - held, held
-        self._graph: Graph | None = None
-        try:
-            named = replace(settings, backbone=runner.name, weights=runner.weights)
-            network, _ = network_and_rules(named, index, "advising", layers=True)
-            self._graph = Graph(network.module, runner.rules.size, network.readouts)
-        except BackboneError as error:
-            self.untraced = str(error)
-
-    def _understood(self, phase: Phase) -> Understood:
-        assert self._graph is not None
-        reads = [readout for readout in self.runner.network.readouts if readout.name in DEFAULT_READS]
-        return understand(phase, self._graph, reads, sum(p.numel() for p in self._head().parameters()), own=False)
-
-    def _head(self) -> TrainableHead:
-        width = sum(r.dim for r in self.runner.network.readouts if r.name in DEFAULT_READS)
-        return TrainableHead(HeadPlan(), DEFAULT_READS, width, len(self.index.classes), 0)
-
-    def cost(self, phase: Phase, learn: int, held: int) -> tuple[int, float]:
-        """Bytes and seconds of a phase on so many images."""
-        assert self._graph is not None
-        return price(self._understood(phase), self._graph, self._head(), learn, held)
-
-    def forecasts(self, pilot: Pilot | None) -> Iterator[Forecast]:
-        """What each way is expected to give: frozen features first, then ever more that learns."""
-        first = len(self.index) / self.runner.images_per_second
-        kept = len(self.index) * 4 * sum(readout.dim for readout in self.runner.network.readouts)
-        yield Forecast("features", "head", *expected("features", self.measured, None), round(first + self._solving, 1),
-                       kept, 1.0)
-        if self._graph is None:
-            return
-        for strategy, phase in _phases(len(self._graph.stage_ends)):
-            size, seconds = self.cost(phase, self._learn, self._held)
-            tried = phase.learns == _phase("partial").learns
-            yield Forecast(strategy, ", ".join(phase.learns), *expected(strategy, self.measured, pilot, tried),
-                           round(first + seconds, 1), kept + size, self._depth(self._understood(phase).cut))
-
-    def depths(self) -> Iterator[Depth]:
-        """Accuracy by place of the network."""
-        for name, probe in self.measured.places.items():
-            n = len(probe.right)
-            yield Depth(name, self._depth_of(name), Interval(*metrics.wilson(int(probe.right.sum()), n)))
-
-    def _depth_of(self, readout: str) -> float | None:
-        if self._graph is None:
-            return None
-        end = self._graph.stage_ends.get(readout)
-        if end is None:
-            return 1.0
-        return self._depth(max((cut for cut in self._graph.cuts if cut.position <= end), key=lambda cut: cut.position))
-
-    def _depth(self, cut: Cut | None) -> float:
-        """Share of the network's arithmetic in front of a cut."""
-        assert self._graph is not None
-        return 1.0 if cut is None else round(1 - cut.multiply_adds / self._graph.cuts[0].multiply_adds, 4)
-
-
-def _phase(strategy: str) -> Phase:
-    return strategy_plan(strategy, BackbonePlan(), PreprocessingPlan()).phases[0]
-
-
-def _phases(stages: int) -> Iterator[tuple[str, Phase]]:
-    """Strategies that let the network learn, by how much of it does."""
-    partial, full = _phase("partial"), _phase("full")
-    for count in _STAGES:
-        if count < stages:
-            yield "partial", replace(partial, learns=(f"stages[-{count}:]", "head"))
-    yield "full", full
-    yield "scratch", replace(full, epochs=_SCRATCH_EPOCHS)
-
-
-def _plan(settings: TrainSettings, backbone: str, strategy: str) -> Plan:
-    """The plan to train by: the settings of the advice stand in it."""
-    start = BackbonePlan(backbone, None if settings.weights is None else str(settings.weights))
-    seen = PreprocessingPlan(settings.size, settings.fit)
-    plan = Plan("features", backbone=start, preprocessing=seen) if strategy == "features" else strategy_plan(
-        strategy, start, seen)
-    return replace(plan, name=strategy, about=f"advised for {shown(str(settings.data))}")
-
-
-def _pilot(settings: TrainSettings, ways: _Ways, limit: float, progress: Progress) -> tuple[Pilot | None, str]:
+def _pilot(settings: TrainSettings, ways: Ways, limit: float, progress: Progress) -> tuple[Pilot | None, str]:
     """A short training of the last stages where it could change the advice; else why there is none."""
-    if not wants_pilot(ways.measured):
+    if not ways.frozen.may_pay:
         return None, ""
     if ways.untraced:
         return None, ways.untraced
-    # As --strategy partial learns, but shorter; smoothed labels would spoil the log-loss that is compared.
-    phase = replace(_phase("partial"), epochs=_TRIED_EPOCHS, views=1, label_smoothing=0.0)
+    phase = phase_of("partial")
     images = min(_TRIED, len(ways.index))
     held = round(_TRIED_SHARE * images)
     _, cost = ways.cost(phase, images - held, held)
@@ -253,7 +104,7 @@ def _pilot(settings: TrainSettings, ways: _Ways, limit: float, progress: Progres
     index = replace(ways.index.take(rows), findings=())
     index = complete(index.with_splits(np.zeros(len(rows), np.int8)), validation_share=_TRIED_SHARE, test_share=None,
                      seed=settings.seed)
-    plan = replace(_plan(settings, ways.runner.name, "partial"), name="trial", phases=(phase,))
+    plan = replace(plan_of(settings, ways.runner.name, "partial"), name="trial", phases=(phase,))
     # A plan that is named keeps what was trained, better or worse: both are to be compared.
     settings, plan = settle(replace(settings, plan="trial", strategy="features", no_test=True, test=None, splits=None,
                                     limit=None, out=None, time_limit=None), plan)
@@ -262,7 +113,7 @@ def _pilot(settings: TrainSettings, ways: _Ways, limit: float, progress: Progres
         with tempfile.TemporaryDirectory() as folder:
             run = RunFolder(Path(folder), False)
             run.path.mkdir()
-            *_, result = train_job(Job(plan, settings, index), run, progress, Deadline(limit), began)
+            *_, result = train_job(Job(plan, settings, index), run, progress, Deadline(limit), Before.nothing())
     except TimeLimitError:
         return None, f"the time limit of {duration(limit)} was over before the trial was (--time-limit)"
     assert isinstance(result, TrainResult)

@@ -116,6 +116,18 @@ def whole_file(path: Path, forecast: int) -> Iterator[Path]:
             half.unlink()
 
 
+def require_free(out: Path, force: bool, resume: bool) -> bool:
+    """Raise OutputError where no training may begin in a folder or go on there; True where one is unfinished."""
+    finished, begun = (out / MANIFEST).exists(), _read(out / RUN / STARTED) is not None
+    if finished and not force:
+        raise OutputError(f"{out} holds a finished model; take another --out, or replace it with --force")
+    if not begun and not finished and out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out} is neither empty nor the folder of a run; take another --out")
+    if resume and (finished or not begun):
+        raise OutputError(f"{out} holds no unfinished run to resume; leave --resume away to begin one there")
+    return begun and not finished
+
+
 @contextmanager
 def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = False) -> Iterator[RunFolder]:
     """Take an output folder for this process: begin in it, or continue what the same settings began.
@@ -125,14 +137,8 @@ def claim(out: Path, settings: Mapping[str, Any], force: bool, resume: bool = Fa
     """
     run = out / RUN
     given = {"format_version": _FORMAT, "settings": plain(settings)}
+    continued = require_free(out, force, resume)
     started = _read(run / STARTED)
-    if (out / MANIFEST).exists() and not force:
-        raise OutputError(f"{out} holds a finished model; take another --out, or replace it with --force")
-    if started is None and out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise OutputError(f"{out} is neither empty nor the folder of a run; take another --out")
-    continued = started is not None and not (out / MANIFEST).exists()
-    if resume and not continued:
-        raise OutputError(f"{out} holds no unfinished run to resume; leave --resume away to begin one there")
     if continued and started != given and not force:
         raise OutputError(f"{out} was begun with other settings ({_difference(started, given)}); say the same again, "
                           "take another --out, or begin anew with --force")

@@ -50,7 +50,7 @@ _USUAL_SIDE = 224
 
 #: Up to so many images labels are checked twice, by a head on the last layer, the classifier's outputs and four stages.
 #: With more the order of suspects hardly changes, the cost does: then once, on the last layer and two stages, and of
-#: very many images on the last layer alone, which bounds memory.
+#: very many images on the last layer alone, by fewer folds, which bounds memory and time.
 _FEW, _MANY = 1_000, 5_000
 
 #: Where the head is checked with and without groups, on at most this many images.
@@ -225,6 +225,9 @@ def _answers(probe: _Probe, rows: NDArray[np.int64], y_N: NDArray[np.int32], gro
              classes: int, seed: int, progress: Progress) -> labels.HeldOut | None:
     repeats = 2 if len(rows) <= _FEW else 1
     blocks = {name: probe.features.read(rows, [name]) for name in probe.readouts}
+    if len(rows) > _MANY:
+        progress.say("checking labels")
+        return labels.held_out_of_many(blocks, probe.readouts, y_N, group_N, classes, seed)
     with progress.task("checking labels", labels.number_of_fits(repeats)) as task:
         return labels.held_out(blocks, probe.readouts, y_N, group_N, classes, seed, repeats, task.advance)
 

@@ -26,7 +26,7 @@ from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads.choose import choosing_rows
 from regraft.heads.dense import Head
-from regraft.heads.linear import LinearHead
+from regraft.heads.linear import LinearHead, fit_head
 from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Suffix
 from regraft.networks.learns import Learning
@@ -40,7 +40,7 @@ from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
 from regraft.records.plan import Phase, Plan, Run
 from regraft.records.preprocessing import Preprocessing
-from regraft.records.results import Evaluation, FeatureCount, TrainResult
+from regraft.records.results import Evaluation, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
 from regraft.report.curves import curves
 from regraft.runs.drawing import draw
@@ -50,7 +50,9 @@ from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
     MAPPED,
+    Before,
     Fitted,
+    blocks_of,
     claimed,
     divide,
     environment,
@@ -137,27 +139,28 @@ def prepare(settings: TrainSettings, plan: Plan) -> Job:
     return Job(plan, settings, divide(open_images(settings), settings, by_split=True))
 
 
-def events(settings: TrainSettings, plan: Plan, progress: Progress) -> Iterator[PhaseForecast | Epoch | TrainResult]:
+def events(settings: TrainSettings, plan: Plan, progress: Progress, before: Before | None = None,
+           ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
     """Train by a plan, and yield what happens: forecasts, epochs, and the result last."""
-    started = time.monotonic()
+    before = before or Before.nothing()
     job = prepare(settings, plan)  # before anything is written: unusable data leaves no trace
-    yield from _events(job, settings, {}, progress, started)
+    yield from _events(job, settings, {}, progress, before)
 
 
-def _events(job: Job, settings: TrainSettings, also: Mapping[str, Any], progress: Progress, started: float,
+def _events(job: Job, settings: TrainSettings, also: Mapping[str, Any], progress: Progress, before: Before,
             ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
     with claimed(settings, progress, {"plan": job.plan.to_dict(), **also}) as (folder, deadline):
-        yield from train_job(job, folder, progress, deadline, started)
+        yield from train_job(job, folder, progress, deadline, before)
 
 
-def train(settings: TrainSettings, plan: Plan, progress: Progress) -> TrainResult:
+def train(settings: TrainSettings, plan: Plan, progress: Progress, before: Before | None = None) -> TrainResult:
     """Run one training by steps; see :func:`regraft.train`."""
-    return _last(events(settings, plan, progress))
+    return _last(events(settings, plan, progress, before))
 
 
 def train_on(job: Job, settings: TrainSettings, also: Mapping[str, Any], progress: Progress) -> TrainResult:
     """Train on images that are divided already; ``settings`` and ``also`` are what is recorded."""
-    return _last(_events(job, settings, also, progress, time.monotonic()))
+    return _last(_events(job, settings, also, progress, Before.nothing()))
 
 
 def _last(events: Iterator[PhaseForecast | Epoch | TrainResult]) -> TrainResult:
@@ -166,7 +169,7 @@ def _last(events: Iterator[PhaseForecast | Epoch | TrainResult]) -> TrainResult:
     return result
 
 
-def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, started: float,
+def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadline, before: Before,
               ) -> Iterator[PhaseForecast | Epoch | TrainResult]:
     """Train on the images of a job, in a folder that is this process's own."""
     settings, plan, index = job.settings, job.plan, job.index
@@ -197,7 +200,7 @@ def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadlin
                 progress.say(repr(event))
                 yield event
             network.module.requires_grad_(False).eval()
-            result = training.finish(loop, started)
+            result = training.finish(loop, before)
         trim(store, size_in_bytes(settings.store_limit), progress)
     yield result
 
@@ -355,7 +358,7 @@ class Training:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def finish(self, loop: Loop, started: float) -> TrainResult:
+    def finish(self, loop: Loop, before: Before) -> TrainResult:
         """Judge the trained network as it will answer, take the better one where the strategy promises so, save."""
         settings, plan, fitted = self.job.settings, self.job.plan, self.fitted
         if loop.stopped:
@@ -372,8 +375,9 @@ class Training:
                 outcome = self._frozen(fitted, probe)
             self.progress.say(decision)
         head, network, settled, P_test = outcome.head, outcome.network, outcome.settled, outcome.P_test
-        counts = self.readable.class_counts(self.learn)
-        seen = seen_images(self.features, self.learn, self.held)
+        learned, held = outcome.learned, outcome.held
+        counts = self.readable.class_counts(learned)
+        seen = seen_images(self.features, learned, held)
         test = None if P_test is None else judge_test(self.job.index, self.features, P_test, seen, int(counts.argmax()),
                                                       settled.rule)
         record = ModelRecord(
@@ -390,9 +394,9 @@ class Training:
             fitted.choice, chosen=head.settings)
         result = TrainResult(
             out=str(self.folder.out), strategy=plan.name, backbone=network.name,
-            features=FeatureCount(self.features.computed, self.features.reused),
+            features=before.counted(self.features),
             quarantined=len(self.features.quarantined), validation=outcome.validation, test=test,
-            seconds=round(time.monotonic() - started, 3), head=choice,
+            seconds=before.seconds(), head=choice,
             findings=(*self.job.index.findings, *self.network.findings), conversions=dict(self.features.notes),
             probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
             decision=decision)
@@ -419,16 +423,19 @@ class Training:
         # From here on positions are those of all readable images.
         settled = replace(settled, held=replace(settled.held, rows_M=self.held))
         return _Outcome(head, network, readouts, settled, validation,
-                        tempered(P_test, settled.temperature) if len(test) else None)
+                        tempered(P_test, settled.temperature) if len(test) else None, self.learn, self.held)
 
     def _frozen(self, fitted: Fitted, validation: Evaluation) -> _Outcome:
-        """The probe on the network in its starting weights."""
+        """The probe on the network in its starting weights, solved on the held-out images too: it is chosen now."""
         network, _ = _network(self.job)
-        test, seed = self.readable.rows("test"), self.job.settings.seed
-        settled = with_unknown(fitted.settled, self.wish, self.readable, self.features, fitted.head.settings,
-                               self.learn, self.held, seed)
-        P_test = test_probabilities(fitted.head, settled, self.features, test) if len(test) else None
-        return _Outcome(fitted.head, network, network.readouts, settled, validation, P_test)
+        test, seed, chosen = self.readable.rows("test"), self.job.settings.seed, fitted.head.settings
+        settled = with_unknown(fitted.settled, self.wish, self.readable, self.features, chosen, self.learn, self.held,
+                               seed)
+        rows = np.sort(np.concatenate([self.learn, self.held]))
+        head = fit_head(blocks_of(self.features, rows, chosen.readouts), self.y_N[rows], len(self.job.index.classes),
+                        chosen)
+        P_test = test_probabilities(head, settled, self.features, test) if len(test) else None
+        return _Outcome(head, network, network.readouts, settled, validation, P_test, rows, rows[:0])
 
     def _final(self, network: Network, readouts: Sequence[Readout]) -> _Final:
         """Features of the network as it will be saved: of some images learned from, of held-out ones, of the test's."""
@@ -457,7 +464,10 @@ class _Final(NamedTuple):
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What may be saved, its figures on validation, and its answers for the test images, if there are any."""
+    """What may be saved, its figures on validation, its answers for the test images, if there are any.
+
+    ``learned`` and ``held`` are the readable images that it learned from and that were held out of it.
+    """
 
     head: Head
     network: Network
@@ -465,6 +475,8 @@ class _Outcome:
     settled: Settled
     validation: Evaluation
     P_test: NDArray[np.float64] | None
+    learned: NDArray[np.int64]
+    held: NDArray[np.int64]
 
 
 def hooks_of(settings: TrainSettings) -> Hooks:

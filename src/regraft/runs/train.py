@@ -78,24 +78,47 @@ _Prepared = TypeVar("_Prepared")
 _Result = TypeVar("_Result")
 
 
+@dataclass(frozen=True)
+class Before:
+    """What belongs to a training that begins now: since when, in monotonic seconds, and features computed for it."""
+
+    began: float
+    computed: int
+
+    @classmethod
+    def nothing(cls) -> Before:
+        """Of a training that begins by itself."""
+        return cls(time.monotonic(), 0)
+
+    def counted(self, features: Features) -> FeatureCount:
+        """Features that the training as a whole computed, and found in the store."""
+        # Of many images those learned from may be read in another precision than was looked at: none is reused then.
+        return FeatureCount(features.computed + self.computed, max(features.reused - self.computed, 0))
+
+    def seconds(self) -> float:
+        """Wall time of the whole so far."""
+        return round(time.monotonic() - self.began, 3)
+
+
 def train(settings: TrainSettings, progress: Progress) -> TrainResult:
     """Run one training; see :func:`regraft.train`."""
     return run(settings, progress, prepare, _train)
 
 
-def train_on(index: ImageIndex, settings: TrainSettings, also: Mapping[str, Any], progress: Progress) -> TrainResult:
+def train_on(index: ImageIndex, settings: TrainSettings, also: Mapping[str, Any], progress: Progress,
+             before: Before | None = None) -> TrainResult:
     """Train on images that are divided already; ``also`` is recorded with the settings."""
-    return run(settings, progress, lambda _: index, _train, also)
+    return run(settings, progress, lambda _: index, _train, also, before)
 
 
 def run(settings: TrainSettings, progress: Progress, prepare: Callable[[TrainSettings], _Prepared],
-        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, float], _Result],
-        also: Mapping[str, Any] = MappingProxyType({})) -> _Result:
+        train: Callable[[TrainSettings, _Prepared, RunFolder, Progress, Deadline, Before], _Result],
+        also: Mapping[str, Any] = MappingProxyType({}), before: Before | None = None) -> _Result:
     """Prepare the data, claim the output folder, train in it."""
-    started = time.monotonic()
+    before = before or Before.nothing()
     prepared = prepare(settings)  # before anything is written: unusable data leaves no trace
     with claimed(settings, progress, also) as (folder, deadline):
-        return train(settings, prepared, folder, progress, deadline, started)
+        return train(settings, prepared, folder, progress, deadline, before)
 
 
 @contextmanager
@@ -135,7 +158,7 @@ def decisive(settings: TrainSettings, also: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
-           started: float) -> TrainResult:
+           before: Before) -> TrainResult:
     tell_images(index, folder, progress)
     network, rules = network_and_rules(settings, index, "training")
     tell_network(network, progress)
@@ -167,8 +190,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     keep_answers(folder, index, features, settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
-        features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
-        validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
+        features=before.counted(features), quarantined=len(features.quarantined),
+        validation=fitted.validation, test=fitted.test, seconds=before.seconds(),
         head=fitted.choice, findings=(*index.findings, *network.findings, *fitted.findings),
         conversions=dict(features.notes), engines=features.engines(np.arange(len(features.rows))))
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from regraft.records.plan import Run
 from regraft.records.results import FeatureCount, TrainResult
 from regraft.runs.folder import RunFolder
 from regraft.runs.train import (
+    Before,
     Fitted,
     divide,
     environment,
@@ -57,7 +57,7 @@ class _Data:
 
 
 def _prepare(settings: TrainSettings) -> _Data:
-    defaults = TrainSettings(settings.data)
+    defaults = TrainSettings(settings.data, strategy="features")
     changed = [name if item.setting.python_only else item.option for item in declared(TrainSettings)
                if (name := item.name) in _OF_IMAGES and getattr(settings, name) != getattr(defaults, name)]
     if changed:
@@ -99,7 +99,7 @@ class _OfFile:
 
 
 def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Progress, deadline: Deadline,
-           started: float) -> TrainResult:
+           before: Before) -> TrainResult:
     file, index, origin = data.file, data.index, data.file.origin
     tell_images(index, folder, progress)
     plan = Run(settings.strategy, "" if origin is None else origin.backbone,
@@ -120,7 +120,7 @@ def _train(settings: TrainSettings, data: _Data, folder: RunFolder, progress: Pr
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone="none" if origin is None else origin.backbone,
         features=FeatureCount(0, len(index)), quarantined=0, validation=fitted.validation, test=fitted.test,
-        seconds=round(time.monotonic() - started, 3), head=fitted.choice,
+        seconds=before.seconds(), head=fitted.choice,
         findings=(*index.findings, *fitted.findings, *findings), conversions={})
     folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": fitted.choice.tried,
                                  "environment": environment()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +26,6 @@ from regraft.records.images import ImageIndex
 from regraft.records.labels import LabelCurves, LabelsEvaluation, LabelsResult
 from regraft.records.model import ModelRecord
 from regraft.records.plan import Run
-from regraft.records.results import FeatureCount
 from regraft.review.answers import label_curves
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder
@@ -35,6 +33,7 @@ from regraft.runs.gather import CURVES
 from regraft.runs.settling import Held
 from regraft.runs.train import (
     OF_TEST,
+    Before,
     blocks_of,
     environment,
     network_and_rules,
@@ -58,7 +57,7 @@ def train(settings: TrainSettings, progress: Progress) -> LabelsResult:
 
 
 def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progress: Progress, deadline: Deadline,
-           started: float) -> LabelsResult:
+           before: Before) -> LabelsResult:
     tell_images(index, folder, progress)
     network, rules = network_and_rules(settings, index, "training")
     tell_network(network, progress)
@@ -83,8 +82,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
     model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
     result = LabelsResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
-        features=FeatureCount(features.computed, features.reused), quarantined=len(features.quarantined),
-        validation=fitted.validation, test=fitted.test, seconds=round(time.monotonic() - started, 3),
+        features=before.counted(features), quarantined=len(features.quarantined),
+        validation=fitted.validation, test=fitted.test, seconds=before.seconds(),
         head=fitted.choice.chosen, chosen_by=fitted.choice.by, thresholds_by=fitted.rule.chosen_by,
         findings=(*index.findings, *network.findings), conversions=dict(features.notes))
     if fitted.curves is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ from regraft.metrics import wilson
 from regraft.records.advice import Basis, Pilot, Scenario
 from regraft.records.results import Interval
 
+Similarity = Literal["similar", "different"]
+
 #: Images of the median class from which on data counts as large. The published table gives no number.
 LARGE = 250
 
@@ -22,7 +24,7 @@ LARGE = 250
 _ROOM_SIMILAR, _ROOM_DIFFERENT = 0.10, 0.03
 
 #: Images of the median class below which fine-tuning learns the images by heart instead of the classes.
-_ENOUGH = 30
+ENOUGH = 30
 
 #: Gain of earlier stages from which on images count as unlike the network's own.
 _UNLIKE = 0.01
@@ -36,29 +38,20 @@ _USUAL = {"partial": (-0.2, 0.15, 0.4), "full": (-0.4, 0.15, 0.6)}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What is known about the images.
+class Frozen:
+    """What heads on the frozen network reach.
 
     Attributes
     ----------
     last, joined:
         Heads that read the last place alone, and earlier ones too; on the same images.
-    places:
-        A head on each place alone, first to last, on the same images as each other.
     images_per_class:
         Of the median class.
-    gain_of_doubling:
-        Expected rise of accuracy with twice the images.
-    entropy:
-        See :class:`regraft.records.advice.Scenario`.
     """
 
     last: Probe
     joined: Probe
-    places: dict[str, Probe]
     images_per_class: int
-    gain_of_doubling: float
-    entropy: float
 
     @property
     def best(self) -> Probe:
@@ -66,22 +59,14 @@ class Measured:
         return min(self.joined, self.last, key=lambda probe: probe.log_loss)
 
     @property
-    def peak(self) -> str:
-        """The single place that does best."""
-        return max(self.places, key=lambda name: self.places[name].accuracy)
-
-    @property
     def gain_of_stages(self) -> tuple[float, float, float]:
         """Accuracy of the joined places less the last one's: value, low, high."""
         return lead(self.joined.right, self.last.right)
 
     @property
-    def similarity(self) -> Literal["similar", "different"]:
-        """Whether an earlier place, alone or joined, beats the last one by more than chance."""
-        *_, last, _ = self.places.values()
-        gains = [lead(probe.right, last.right) for probe in list(self.places.values())[:-2]]
-        ahead = any(value >= _UNLIKE and low > 0 for value, low, _ in (*gains, self.gain_of_stages))
-        return "different" if ahead else "similar"
+    def similarity(self) -> Similarity:
+        """Whether earlier places beat the last one by more than chance."""
+        return _similarity([self.gain_of_stages])
 
     @property
     def error(self) -> float:
@@ -94,9 +79,48 @@ class Measured:
         return _ROOM_DIFFERENT if self.similarity == "different" else _ROOM_SIMILAR
 
     @property
-    def enough(self) -> bool:
-        """Whether each class has images enough to let stages learn."""
-        return self.images_per_class >= _ENOUGH
+    def may_pay(self) -> bool:
+        """Whether letting stages learn could beat the frozen network."""
+        return enough(self.images_per_class) and self.error > self.room
+
+
+@dataclass(frozen=True)
+class Measured(Frozen):
+    """What else is known about the images.
+
+    Attributes
+    ----------
+    places:
+        A head on each place alone, first to last, on the same images as each other.
+    gain_of_doubling:
+        Expected rise of accuracy with twice the images.
+    entropy:
+        See :class:`regraft.records.advice.Scenario`.
+    """
+
+    places: dict[str, Probe]
+    gain_of_doubling: float
+    entropy: float
+
+    @property
+    def peak(self) -> str:
+        """The single place that does best."""
+        return max(self.places, key=lambda name: self.places[name].accuracy)
+
+    @property
+    def similarity(self) -> Similarity:
+        """Whether an earlier place, alone or joined, beats the last one by more than chance."""
+        *earlier, last, _ = self.places.values()
+        return _similarity([self.gain_of_stages, *(lead(probe.right, last.right) for probe in earlier)])
+
+
+def _similarity(gains: Sequence[tuple[float, float, float]]) -> Similarity:
+    return "different" if any(value >= _UNLIKE and low > 0 for value, low, _ in gains) else "similar"
+
+
+def enough(images_per_class: int) -> bool:
+    """Whether a class (the median one) has images enough to let stages learn."""
+    return images_per_class >= ENOUGH
 
 
 def entropy(logits_ND: NDArray[np.float32]) -> float:
@@ -104,11 +128,6 @@ def entropy(logits_ND: NDArray[np.float32]) -> float:
     shifted = logits_ND.astype(np.float64) - logits_ND.max(1, keepdims=True)
     log_P = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return float(-(np.exp(log_P) * log_P).sum(1).mean() / math.log(logits_ND.shape[1]))
-
-
-def wants_pilot(found: Measured) -> bool:
-    """Whether a short training could change the advice."""
-    return found.enough and found.error > found.room
 
 
 def recommended(pilot: Pilot | None) -> str:
@@ -124,17 +143,13 @@ def scenario(found: Measured, strategy: str) -> Scenario:
                     found.entropy, rule, rule == strategy)
 
 
-def expected(strategy: str, found: Measured, pilot: Pilot | None, tried: bool = False) -> tuple[Interval, Basis]:
+def expected(strategy: str, found: Frozen, pilot: Pilot | None, tried: bool = False) -> tuple[Interval, Basis]:
     """Accuracy of a strategy, and how it is known; ``tried`` where the trial was of this very strategy."""
     n = len(found.best.right)
     measured = Interval(*wilson(int(found.best.right.sum()), n))
     value = measured.value
     if strategy == "features":
         return measured, "measured"
-    if strategy == "scratch":
-        # What edges and colours alone tell is about what a network without other knowledge learns from few images.
-        first = next(iter(found.places.values())).accuracy
-        return _interval(0.9 * first, 0.5 * first, value), "estimated"
     if tried and pilot is not None:
         # Of two answers to an image at most one error each can differ: no interval of the gain is wider than this.
         spread = 1.96 * math.sqrt((2 - pilot.frozen - pilot.trained) / pilot.images + found.error * value / n)
@@ -145,7 +160,14 @@ def expected(strategy: str, found: Measured, pilot: Pilot | None, tried: bool = 
                         zip((measured.low, value, measured.high), _USUAL[strategy], strict=True))
     if pilot is not None:  # a trial of one cut says more about the others than what is usual
         usual = min(max(value + pilot.trained - pilot.frozen, low), high)
-    return _interval(usual if found.enough else value, low, high), "estimated"
+    return _interval(usual if enough(found.images_per_class) else value, low, high), "estimated"
+
+
+def from_scratch(found: Measured) -> Interval:
+    """Accuracy of a network that starts without knowledge: a guess."""
+    # What edges and colours alone tell is about what a network without other knowledge learns from few images.
+    first = next(iter(found.places.values())).accuracy
+    return _interval(0.9 * first, 0.5 * first, found.best.accuracy)
 
 
 def _interval(value: float, low: float, high: float) -> Interval:
@@ -165,8 +187,8 @@ def reasons(found: Measured, pilot: Pilot | None, told: Scenario, not_tried: str
                f"others {pilot.trained:.1%} were right, against {pilot.frozen:.1%} with the frozen network; {verdict}.")
     elif not_tried:
         yield f"Letting stages learn was not tried: {not_tried}."
-    elif not found.enough:
-        yield (f"A class has {found.images_per_class:,} images (median); below {_ENOUGH} a network that may change "
+    elif not enough(found.images_per_class):
+        yield (f"A class has {found.images_per_class:,} images (median); below {ENOUGH} a network that may change "
                "itself learns the images by heart, so it stays frozen.")
     else:
         yield (f"Letting stages learn usually pays where the frozen network is wrong on more than {found.room:.0%} of "
