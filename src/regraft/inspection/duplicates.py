@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.heads.choose import in_threads
 from regraft.inspection.alignment import Pictures, correlation, mirrored, part_of
 
 Kind = Literal["exact", "saved anew", "mirrored", "cropped"]
@@ -74,15 +75,10 @@ def near(grey_NSS: NDArray[np.uint8], sides_N: NDArray[np.int64], X_ND: NDArray[
     if X_ND is not None:
         candidates |= set(_by_cosine(X_ND))
     pairs_P2 = np.array(sorted(pair for pair in candidates if busy_N[list(pair)].all()), np.int64).reshape(-1, 2)
-    found: list[tuple[int, int]] = []
-    kinds: list[Kind] = []
-    for start in range(0, len(pairs_P2), _PAIRS):
-        block = pairs_P2[start:start + _PAIRS]
-        for (a, b), kind in zip(block.tolist(), _verified(grey_NSS, sides_N, block), strict=True):
-            if kind is not None:
-                found.append((a, b))
-                kinds.append(kind)
-    return Pairs(np.array(found, np.int64).reshape(-1, 2), tuple(kinds))
+    blocks = [pairs_P2[start:start + _PAIRS] for start in range(0, len(pairs_P2), _PAIRS)]
+    told = [kind for part in in_threads(lambda block: _verified(grey_NSS, sides_N, block), blocks) for kind in part]
+    kinds = tuple(kind for kind in told if kind is not None)
+    return Pairs(pairs_P2[np.array([kind is not None for kind in told], bool)], kinds)
 
 
 def _verified(grey_NSS: NDArray[np.uint8], sides_N: NDArray[np.int64], pairs_P2: NDArray[np.int64],
