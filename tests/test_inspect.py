@@ -24,6 +24,7 @@ from regraft.inspection.shortcuts import shortcuts
 from regraft.progress import Silent
 from regraft.records.inspection import DataFinding, Duplicate, Inspection
 from regraft.records.preprocessing import Preprocessing
+from regraft.runs import inspect as inspecting
 
 from .conftest import sample_photo, write_crops, write_digits
 from .doors import json_of
@@ -308,6 +309,15 @@ def test_wrong_labels_stand_first(shared_data: Path, tmp_path: Path, name: str, 
     result = regraft.inspect(data, out=tmp_path / "out", quiet=True)
     first = {suspect.path for suspect in result.label_suspects[:len(result.label_suspects) // 10]}
     assert len(planted & first) >= share * len(planted)
+
+
+@pytest.mark.slow
+def test_wrong_labels_stand_first_among_very_many(shared_data: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are more than 5,000 images: the last layer alone, three folds."""
+    monkeypatch.setattr(inspecting, "_FEW", 50)
+    monkeypatch.setattr(inspecting, "_MANY", 100)
+    test_wrong_labels_stand_first(shared_data, tmp_path, "cats_dogs", 0.8)
 
 
 @pytest.mark.slow

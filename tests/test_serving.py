@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
 import struct
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -315,14 +313,3 @@ def test_the_page_of_documentation_runs(server: Server, crops: Path, tmp_path: P
     assert capsys.readouterr().out == "palace\n"
     kinds = dict(re.findall(r"^\| /docs#([\w-]+) \| (\d+) \|", page, flags=re.M))
     assert kinds == {name: str(kind.status) for name, kind in KINDS.items()}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
-def test_what_takes_requests_comes_before_what_answers_them(server: Server, picture: bytes) -> None:
-    assert server.post(picture).status_code == 200
-    pid = server.process.pid
-    nice = {int(task.name): os.getpriority(os.PRIO_PROCESS, int(task.name))
-            for task in Path(f"/proc/{pid}/task").iterdir()}
-    others = {number for thread, number in nice.items() if thread != pid}
-    assert nice[pid] < max(others)
-    assert sum(number > nice[pid] for number in nice.values()) >= 2  # what decodes, and the network

@@ -46,14 +46,12 @@ def serve(settings: ServeSettings, progress: Progress) -> ServeResult:
         from regraft.serving.connections import TimedProtocol
         from regraft.serving.counters import Counters
         from regraft.serving.guard import LOOPBACK
-        from regraft.serving.threads import workers
     except ImportError:
         raise MissingExtraError("serving", "serve") from None
 
     listening = _listening(settings.host, settings.port)
     with listening:
-        with workers(1, "regraft-open") as opening:  # where the network is made, its own threads begin
-            model, name = opening.submit(open_model, settings.model, progress).result()
+        model, name = open_model(settings.model, progress)
         address = _address(settings.host, listening.getsockname()[1])
         figures = Counters(name, model.digest)
         app = guarded_app(model, name, _limits(settings), figures, (*LOOPBACK, *settings.allow_host), token)

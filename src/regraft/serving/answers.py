@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
@@ -22,7 +23,6 @@ from regraft.serving.batching import Batcher
 from regraft.serving.counters import Counters
 from regraft.serving.limits import Limits
 from regraft.serving.problems import ProblemError
-from regraft.serving.threads import workers
 from regraft.serving.uploads import Upload
 
 _S = TypeVar("_S")
@@ -43,7 +43,7 @@ class Answers:
         self._limits = limits
         self._rules = dataclasses.replace(
             model.preprocessing, max_pixels=min(limits.pixels, model.preprocessing.max_pixels))
-        self._decoders = workers(os.cpu_count() or 1, "regraft-decode")
+        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "regraft-decode")
         self._decoding = 0
         self._inside = 0
         self._counters = counters

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regraft.records.results import Prediction
-from regraft.serving.threads import workers
 
 #: Names and pixels, uint8 [B, S, S, 3], to a prediction for each.
 Answer = Callable[[Sequence[str], NDArray[np.uint8]], Sequence[Prediction]]
@@ -49,7 +49,7 @@ class Batcher:
         self._coming = coming
         self._done = done
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        self._thread = workers(1, "regraft-network")
+        self._thread = ThreadPoolExecutor(1, "regraft-network")
 
     async def answer(self, name: str, pixels_SS3: NDArray[np.uint8]) -> Prediction:
         """The prediction for one picture; who is cancelled takes no time of the network any more."""
