@@ -10,14 +10,16 @@ import pytest
 import regraft
 from regraft.errors import OutputError, TimeLimitError
 from regraft.runs import auto
+from regraft.strategy.presets import AUGMENT
+from regraft.strategy.reading import read_plan
 from tests.conftest import write_crops, write_digits
 
 SMALL: dict[str, Any] = {"size": 64, "report": "none"}
 
 
-def forecast(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def forecast(told: str) -> list[str]:
     """The lines that tell it."""
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("forecast: ", "taken: "))]
+    return [line for line in told.splitlines() if line.startswith(("forecast: ", "taken: "))]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_few_images_are_not_looked_at_first(crops: Path, tmp_path: Path, capsys:
 def test_the_forecast_comes_first_and_the_look_counts(photos: Path, tmp_path: Path,
                                                       capsys: pytest.CaptureFixture[str]) -> None:
     result = regraft.train(photos, out=tmp_path / "out", store=tmp_path / "store", **SMALL)
-    frozen, stages, taken = forecast(capsys)
+    frozen, stages, taken = forecast(capsys.readouterr().err)
     assert frozen.startswith("forecast: features (learns the answer only): ")
     assert "usually pays where more than 10% of such images are wrong" in stages
     assert taken == "taken: the network stays frozen"
@@ -56,11 +58,15 @@ def test_the_forecast_comes_first_and_the_look_counts(photos: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_stages_learn_where_that_may_pay(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = regraft.train(digits, out=tmp_path / "out", store=tmp_path / "store", **SMALL)
-    _, stages, taken = forecast(capsys)
+    told = capsys.readouterr().err
+    _, stages, taken = forecast(told)
     assert stages.startswith("forecast: partial (learns the last 2 stages too): ")
     assert taken == "taken: the last stages learn too; kept if that does better on validation"
     assert result.strategy == "partial"
     assert (result.features.computed, result.features.reused) == (300, 0)
+    assert "Changing pictures" in told
+    tried = read_plan((tmp_path / "out" / "run" / "plan.toml").read_text()).phases[0].augment
+    assert (tried == AUGMENT) == ("does no harm here, so the plan does so" in told)
     assert result.probe is not None
     assert result.validation is not None
     assert result.validation.accuracy.value >= result.probe.accuracy.value
@@ -70,7 +76,7 @@ def test_what_takes_too_long_is_not_begun(digits: Path, tmp_path: Path, monkeypa
                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(auto, "AUTO_LIMIT", "0.1s")
     result = regraft.train(digits, out=tmp_path / "out", **SMALL)
-    *_, taken = forecast(capsys)
+    *_, taken = forecast(capsys.readouterr().err)
     assert taken == ("taken: the network stays frozen: stages may learn for 100 ms; --strategy partial lets them learn "
                      "all the same")
     assert result.strategy == "features"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from numpy.typing import NDArray
 from sklearn import metrics as reference
@@ -100,3 +101,10 @@ def test_intervals_count_images_and_not_answers() -> None:
                              repeats=2, images_N=np.tile(np.arange(200), 2))
     assert twice.intervals["brier"] == pytest.approx(once.intervals["brier"])
     assert [c.recall_interval for c in twice.classes] == [c.recall_interval for c in once.classes]
+
+
+def test_a_mean_difference_is_students() -> None:
+    first, second = np.array([0.3, 0.5, 0.9, 0.2]), np.array([0.1, 0.4, 0.5, 0.3])
+    value, low, high = metrics.mean_difference(first, second)
+    known = scipy.stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert (value, low, high) == pytest.approx((0.15, known.low, known.high))

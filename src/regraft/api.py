@@ -133,10 +133,12 @@ def _by_choice(settings: TrainSettings, progress: Progress) -> TrainResult | Any
     from regraft.runs.auto import settled
 
     found = settled(settings, progress)
-    (plan,) = _plans(found.settings) or (None,)
-    if plan is not None:
+    if found.settings.strategy != "features":
+        from regraft.records.plan import BackbonePlan, PreprocessingPlan
         from regraft.runs.steps import train as by_steps
+        from regraft.strategy.presets import strategy_plan
 
+        plan = strategy_plan(found.settings.strategy, BackbonePlan(), PreprocessingPlan(), found.augment)
         return by_steps(found.settings, plan, progress, found.before)
     from regraft.runs.train import train, train_on
 

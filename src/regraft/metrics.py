@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtrit
 
 #: Standard normal quantile of a two-sided 95 % interval.
 _Z95 = 1.959963984540054
@@ -184,6 +184,14 @@ def paired_difference(both: int, first: int, second: int, neither: int) -> tuple
 
     difference = p2 - p1
     return difference, difference - reach(p2 - low2, high1 - p1), difference + reach(high2 - p2, p1 - low1)
+
+
+def mean_difference(first_N: NDArray[np.float64], second_N: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of the first less that of the second, for the same two images or more; Student's 95 % interval."""
+    apart = first_N - second_N
+    n, mean = len(apart), float(apart.mean())
+    reach = float(stdtrit(n - 1, 0.975) * apart.std(ddof=1) / math.sqrt(n))
+    return mean, mean - reach, mean + reach
 
 
 def mcnemar(first: int, second: int) -> float:

@@ -84,17 +84,23 @@ def measure(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] 
 
 
 def answers(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] | None, classes: int,
-            heads: Sequence[Candidate], seed: int, number: int) -> Answers | None:
-    """The answers behind :func:`measure`, from so many folds."""
+            heads: Sequence[Candidate], seed: int, number: int, views: int = 1) -> Answers | None:
+    """The answers behind :func:`measure`, from so many folds.
+
+    Of several ``views`` the blocks hold all rows of one after all rows of the other; heads learn from all of them, and
+    answer the first.
+    """
     divisions = divide(y_N, groups_N, number, seed)
     if not divisions:
         return None
     rows = np.concatenate([held for _, held in divisions])
     order, y_M = np.argsort(rows), y_N[rows]
+    y_of_all = np.tile(y_N, views)
 
     def of_fold(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
         train, held = divisions[job[1]]
-        return list(held_out(blocks, y_N, classes, train, held, job[0], STRENGTHS))
+        learn = np.concatenate([train + view * len(y_N) for view in range(views)])
+        return list(held_out(blocks, y_of_all, classes, learn, held, job[0], STRENGTHS))
 
     found = in_threads(of_fold, [(head, fold) for head in heads for fold in range(len(divisions))])
     best: Answers | None = None

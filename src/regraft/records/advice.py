@@ -126,6 +126,34 @@ class Pilot(Record):
 
 
 @dataclass(frozen=True)
+class Augmented(Record):
+    """What learning from changed pictures too does, measured on the frozen network.
+
+    Attributes
+    ----------
+    augmentation:
+        In a plan's words.
+    images:
+        Unchanged images that were answered by heads that had not learned from them.
+    log_loss, changed_log_loss:
+        Of heads that learned from the others as they are, and from one changed view of each beside.
+    difference:
+        The second less the first: value, low, high (95 %).
+    """
+
+    augmentation: str
+    images: int
+    log_loss: float
+    changed_log_loss: float
+    difference: tuple[float, float, float]
+
+    @property
+    def harms(self) -> bool:
+        """Whether answers became worse by more than chance."""
+        return self.difference[1] > 0
+
+
+@dataclass(frozen=True)
 class Recommended(Record):
     """The way to take: a strategy, what the head reads, the plan, and its file where one was written."""
 
@@ -157,6 +185,8 @@ class Advice(Record):
         The short training, where one was made.
     seconds:
         Wall time of the advice.
+    augmentations:
+        What each augmentation of the plan does, where stages may learn.
     not_tried:
         Why no short training was made although it could have changed the advice; else empty.
     """
@@ -173,6 +203,7 @@ class Advice(Record):
     learning_curve: tuple[tuple[int, float], ...]
     pilot: Pilot | None
     seconds: float
+    augmentations: tuple[Augmented, ...] = ()
     not_tried: str = ""
 
     def __repr__(self) -> str:

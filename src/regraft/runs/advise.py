@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from regraft.records.base import shown
 from regraft.records.images import ImageIndex
 from regraft.records.results import TrainResult
 from regraft.report.cut_map import cut_map
+from regraft.runs import augmenting
 from regraft.runs.drawing import draw
 from regraft.runs.folder import RunFolder
 from regraft.runs.looking import Look
@@ -27,8 +29,9 @@ from regraft.runs.steps import Job, settle, train_job
 from regraft.runs.train import Before, divide, open_images, trim
 from regraft.runs.ways import Ways, phase_of, plan_of
 from regraft.settings import AdviseSettings, TrainSettings, seconds, size_in_bytes
-from regraft.strategy.advising import reasons, recommended, scenario
+from regraft.strategy.advising import harmless, reasons, recommended, scenario
 from regraft.strategy.halving import growing_order
+from regraft.strategy.presets import AUGMENT
 from regraft.strategy.writing import save_plan
 
 #: Images of a trial, and the share of them that is held out.
@@ -72,27 +75,31 @@ def consult(settings: TrainSettings, index: ImageIndex, limit: float, progress: 
             began = time.monotonic()
             measured, curve = look.measured()
             solving = time.monotonic() - began
+            augmented = tuple(augmenting.tried(look, measured.best.settings, AUGMENT, progress, Deadline(None))
+                              ) if measured.may_pay else ()
         trim(store, size_in_bytes(settings.store_limit), progress)
     backbone, rows = look.runner.name, look.features.rows
     ways = Ways(settings, index.take(rows), look.runner, measured, solving)
-    pilot, not_tried = _pilot(settings, ways, limit, progress)
+    augment = harmless(augmented) if augmented else AUGMENT
+    pilot, not_tried = _pilot(settings, ways, augment, limit, progress)
     strategy = recommended(pilot)
     told = scenario(measured, strategy)
-    plan = plan_of(settings, backbone, strategy)
+    plan = plan_of(settings, backbone, strategy, augment)
     reads = measured.best.settings.readouts
     return Advice(
         str(settings.data), backbone, len(rows), len(index.classes), Recommended(strategy, reads, plan),
-        tuple(reasons(measured, pilot, told, not_tried)), tuple(ways.all(measured, pilot)), told,
-        tuple(ways.depths(measured.places)), curve, pilot, round(time.monotonic() - started, 3), not_tried)
+        tuple(reasons(measured, pilot, told, not_tried, augmented)), tuple(ways.all(measured, pilot)), told,
+        tuple(ways.depths(measured.places)), curve, pilot, round(time.monotonic() - started, 3), augmented, not_tried)
 
 
-def _pilot(settings: TrainSettings, ways: Ways, limit: float, progress: Progress) -> tuple[Pilot | None, str]:
+def _pilot(settings: TrainSettings, ways: Ways, augment: Sequence[str], limit: float, progress: Progress,
+           ) -> tuple[Pilot | None, str]:
     """A short training of the last stages where it could change the advice; else why there is none."""
     if not ways.frozen.may_pay:
         return None, ""
     if ways.untraced:
         return None, ways.untraced
-    phase = phase_of("partial")
+    phase = phase_of("partial", augment)
     images = min(_TRIED, len(ways.index))
     held = round(_TRIED_SHARE * images)
     _, cost = ways.cost(phase, images - held, held)

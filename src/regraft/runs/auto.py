@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,13 +15,15 @@ from regraft.data.splits import TEST
 from regraft.errors import DataError
 from regraft.extraction.store import FeatureStore
 from regraft.progress import Deadline, Progress, duration
+from regraft.records.advice import Augmented
 from regraft.records.images import ImageIndex
 from regraft.runs.folder import begun_with, require_free
 from regraft.runs.looking import Look, features_forecast, images_per_class
 from regraft.runs.rank import SCORED, Runner
 from regraft.runs.train import Before, prepare
 from regraft.settings import AUTO_LIMIT, Strategy, TrainSettings, seconds
-from regraft.strategy.advising import ENOUGH, Frozen, enough
+from regraft.strategy.advising import ENOUGH, Frozen, about_augmentations, enough, harmless
+from regraft.strategy.presets import AUGMENT
 
 #: Of a time limit that was given, the share that a training of stages may be expected to take: it must not run out.
 _OF_LIMIT = 0.6
@@ -28,11 +31,24 @@ _OF_LIMIT = 0.6
 
 @dataclass(frozen=True)
 class Settled:
-    """Settings with a strategy in place of ``auto``; the divided images, where they were looked at; what that took."""
+    """Settings with a strategy in place of ``auto``, and what was found out on the way.
+
+    Attributes
+    ----------
+    settings:
+        The strategy is in them, and the time that is left.
+    index:
+        The divided images, where they were looked at.
+    before:
+        What the look took.
+    augment:
+        Augmentations for stages that learn, in a plan's words: those that do no harm.
+    """
 
     settings: TrainSettings
     index: ImageIndex | None
     before: Before
+    augment: tuple[str, ...] = AUGMENT
 
 
 def settled(settings: TrainSettings, progress: Progress) -> Settled:
@@ -49,7 +65,7 @@ def settled(settings: TrainSettings, progress: Progress) -> Settled:
         begun = {} if settings.force else begun_with(out)
         for strategy in get_args(Strategy):
             if begun.get("strategy") == strategy:
-                return Settled(replace(settings, strategy=strategy), None, Before(began, 0))
+                return Settled(replace(settings, strategy=strategy), None, Before(began, 0), _augment_of(begun))
     frozen = replace(settings, strategy="features")
     index = prepare(frozen)
     count = images_per_class(index, np.flatnonzero(index.splits != TEST))
@@ -72,14 +88,32 @@ def _looked(settings: TrainSettings, index: ImageIndex, began: float, progress: 
             progress.say(f"the network stays frozen: {error}")
             return Settled(settings, index, Before(began, look.features.computed))
         solving = time.monotonic() - started
+        left = None if limit is None else max(limit - (time.monotonic() - began), 1.0)
+        allowed = seconds(AUTO_LIMIT) if left is None else _OF_LIMIT * left
+        learnable = index.take(np.flatnonzero(index.splits != TEST))
+        pays, *told = _weighed(settings, learnable, look.runner, found, solving, allowed)
+        for line in told:
+            progress.say(line)
+        augmented = _tried(look, found, progress, Deadline(left)) if pays else ()
     left = None if limit is None else max(limit - (time.monotonic() - began), 1.0)
-    allowed = seconds(AUTO_LIMIT) if left is None else _OF_LIMIT * left
-    learnable = index.take(np.flatnonzero(index.splits != TEST))
-    pays, *told = _weighed(settings, learnable, look.runner, found, solving, allowed)
-    for line in told:
-        progress.say(line)
     return Settled(replace(settings, strategy="partial" if pays else "features", time_limit=left), index,
-                   Before(began, look.features.computed))
+                   Before(began, look.features.computed), harmless(augmented) if augmented else AUGMENT)
+
+
+def _tried(look: Look, found: Frozen, progress: Progress, deadline: Deadline) -> tuple[Augmented, ...]:
+    """What the augmentations of the strategy do to these images; told."""
+    from regraft.runs import augmenting
+
+    augmented = tuple(augmenting.tried(look, found.best.settings, AUGMENT, progress, deadline))
+    if augmented:
+        progress.say(about_augmentations(augmented))
+    return augmented
+
+
+def _augment_of(begun: Mapping[str, Any]) -> tuple[str, ...]:
+    """The augmentations that an unfinished run was begun with."""
+    phases = (begun.get("plan") or {}).get("phases") or [{}]
+    return tuple(phases[0].get("augment", AUGMENT))
 
 
 def _weighed(settings: TrainSettings, index: ImageIndex, runner: Runner, found: Frozen, solving: float,

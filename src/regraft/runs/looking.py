@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +44,18 @@ def first_pass(runner: Runner, images: int) -> tuple[float, int]:
     return images / runner.images_per_second, images * 4 * sum(readout.dim for readout in runner.network.readouts)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the images looked at: features [N, D] by readout, classes from 0 on, files, digests of their pixels."""
+
+    blocks: Mapping[str, NDArray[np.float32]]
+    y_N: NDArray[np.int32]
+    groups_N: NDArray[np.int32] | None
+    classes: int
+    files: tuple[Path, ...]
+    digests: tuple[bytes, ...]
+
+
 class Look:
     """The network of the settings on divided images, the test images left alone.
 
@@ -50,6 +65,10 @@ class Look:
         The network, its engine and its speed.
     features:
         Of the images looked at, whose rows of the index ``features.rows`` are.
+    seed:
+        Of the settings.
+    store, spaces:
+        Where features are kept, and what ends with the look.
     """
 
     def __init__(self, settings: TrainSettings, index: ImageIndex, store: FeatureStore, spaces: ExitStack,
@@ -58,7 +77,8 @@ class Look:
         race = Race(settings, index, store, spaces, progress, deadline)
         self.runner = race.enter(settings)
         self.features = race.extract(self.runner, np.sort(race.order[:most]))
-        self._seed = settings.seed
+        self.seed = settings.seed
+        self.store, self.spaces = store, spaces
         self._index, self._learnable = index, race.order
         self._taken = race.order[np.isin(race.order, self.features.rows)][:SCORED]
         self._names = [readout.name for readout in self.runner.network.readouts]
@@ -70,13 +90,22 @@ class Look:
     def _probe(self, head: Candidate, count: int) -> Probe | None:
         some = {name: self._blocks[name][:count] for name in head.readouts}
         groups = None if self._groups is None else self._groups[:count]
-        return measure(some, self._y_N[:count], groups, self._classes, [head], self._seed)
+        return measure(some, self._y_N[:count], groups, self._classes, [head], self.seed)
 
     def _needed(self, head: Candidate, count: int) -> Probe:
         found = self._probe(head, count)
         if found is None:
             raise DataError(NOTHING_HELD)
         return found
+
+    def part(self, most: int, readouts: Sequence[str]) -> Part:
+        """The first images, each class with its share of them."""
+        rows = self._taken[:most]
+        positions = np.searchsorted(self.features.rows, rows)
+        return Part({name: self._blocks[name][:most] for name in readouts}, self._y_N[:most],
+                    None if self._groups is None else self._groups[:most], self._classes,
+                    tuple(self._index.file(int(row)) for row in rows),
+                    tuple(self.features.digests[int(position)] for position in positions))
 
     def frozen(self) -> Frozen:
         """What the last place tells, and the joined ones; raises DataError where nothing can be held out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from regraft import metrics
@@ -21,7 +21,7 @@ from regraft.runs.rank import Runner
 from regraft.runs.train import network_and_rules
 from regraft.settings import TrainSettings
 from regraft.strategy.advising import Frozen, Measured, expected, from_scratch
-from regraft.strategy.presets import strategy_plan
+from regraft.strategy.presets import AUGMENT, strategy_plan
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.phases import Understood, understand
 
@@ -107,9 +107,9 @@ class Ways:
         return 1.0 if cut is None else round(1 - cut.multiply_adds / self._graph.cuts[0].multiply_adds, 4)
 
 
-def phase_of(strategy: str) -> Phase:
+def phase_of(strategy: str, augment: Sequence[str] = AUGMENT) -> Phase:
     """The only phase of a strategy."""
-    return strategy_plan(strategy, BackbonePlan(), PreprocessingPlan()).phases[0]
+    return strategy_plan(strategy, BackbonePlan(), PreprocessingPlan(), augment).phases[0]
 
 
 def _phases(stages: int) -> Iterator[tuple[str, Phase]]:
@@ -122,10 +122,10 @@ def _phases(stages: int) -> Iterator[tuple[str, Phase]]:
     yield "scratch", replace(full, epochs=_SCRATCH_EPOCHS)
 
 
-def plan_of(settings: TrainSettings, backbone: str, strategy: str) -> Plan:
+def plan_of(settings: TrainSettings, backbone: str, strategy: str, augment: Sequence[str] = AUGMENT) -> Plan:
     """The plan to train by: the settings of the advice stand in it."""
     start = BackbonePlan(backbone, None if settings.weights is None else str(settings.weights))
     seen = PreprocessingPlan(settings.size, settings.fit)
     plan = Plan("features", backbone=start, preprocessing=seen) if strategy == "features" else strategy_plan(
-        strategy, start, seen)
+        strategy, start, seen, augment)
     return replace(plan, name=strategy, about=f"advised for {shown(str(settings.data))}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from regraft.heads.probe import Probe, lead
 from regraft.metrics import wilson
-from regraft.records.advice import Basis, Pilot, Scenario
+from regraft.records.advice import Augmented, Basis, Pilot, Scenario
 from regraft.records.results import Interval
 
 Similarity = Literal["similar", "different"]
@@ -175,12 +175,32 @@ def _interval(value: float, low: float, high: float) -> Interval:
     return Interval(value, min(max(low, 0.0), value), max(min(high, 1.0), value))
 
 
-def reasons(found: Measured, pilot: Pilot | None, told: Scenario, not_tried: str) -> Iterator[str]:
+def harmless(augmentations: Sequence[Augmented]) -> tuple[str, ...]:
+    """Those that a plan may keep, in its words."""
+    return tuple(one.augmentation for one in augmentations if not one.harms)
+
+
+def about_augmentations(augmentations: Sequence[Augmented]) -> str:
+    """What was found out about them, in a sentence; empty where nothing was tried."""
+    if not augmentations:
+        return ""
+    harmful = [f"{one.augmentation.partition('(')[0]} (log-loss {one.log_loss:.3f} to {one.changed_log_loss:.3f} on "
+               f"{one.images:,} images)" for one in augmentations if one.harms]
+    if harmful:
+        return f"Changing pictures by {' and by '.join(harmful)} makes answers worse, so the plan leaves that out."
+    names = " and ".join(one.augmentation.partition("(")[0] for one in augmentations)
+    return f"Changing pictures while they are learned from ({names}) does no harm here, so the plan does so."
+
+
+def reasons(found: Measured, pilot: Pilot | None, told: Scenario, not_tried: str,
+            augmentations: Sequence[Augmented] = ()) -> Iterator[str]:
     """Why, a sentence each; ``not_tried`` says why no trial was made where one would have been."""
     n = len(found.best.right)
     yield (f"The frozen network, with only its answer learned, is right on {found.best.accuracy:.1%} of {n:,} images "
            f"that it had not learned from, so {found.error:.1%} are left to gain.")
     yield _about_similarity(found)
+    if augmentations:
+        yield about_augmentations(augmentations)
     if pilot is not None:
         verdict = ("so it pays" if pilot.pays else "so it is not worth the time")
         yield (f"A short trial let the last two stages learn from {pilot.learned_from:,} images: on {pilot.images:,} "

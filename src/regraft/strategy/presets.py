@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from regraft.records.plan import BackbonePlan, Phase, Plan, PreprocessingPlan
 
 #: What suits photographs and does no harm to most other images.
-_AUGMENT = ("horizontal_flip", "random_resized_crop(scale_low=0.6, scale_high=1)")
+AUGMENT = ("horizontal_flip", "random_resized_crop(scale_low=0.6, scale_high=1)")
 
 
-def strategy_plan(strategy: str, backbone: BackbonePlan, preprocessing: PreprocessingPlan) -> Plan:
+def strategy_plan(strategy: str, backbone: BackbonePlan, preprocessing: PreprocessingPlan,
+                  augment: Sequence[str] = AUGMENT) -> Plan:
     """The plan of ``partial`` (the last two stages learn) or ``full`` (everything learns), from the solved head.
 
     Figures behind the numbers stand in LOG.md.
     """
     if strategy == "partial":
         phase = Phase("last stages", ("stages[-2:]", "head"), elsewhere=("share(0.5)", "head"), epochs=6, rate=5e-4,
-                      head_rate=1.5e-5, weight_decay=0.01, augment=_AUGMENT, views=3, label_smoothing=0.1)
+                      head_rate=1.5e-5, weight_decay=0.01, augment=tuple(augment), views=3, label_smoothing=0.1)
     else:
         phase = Phase("everything", ("all",), epochs=6, rate=3e-4, head_rate=1.5e-5, law="geometric", factor=1.3,
-                      weight_decay=0.01, augment=_AUGMENT, label_smoothing=0.1)
+                      weight_decay=0.01, augment=tuple(augment), label_smoothing=0.1)
     return Plan(strategy, f"--strategy {strategy}", backbone=backbone, preprocessing=preprocessing, phases=(phase,))
