@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import regraft  # before PyTorch, whose threads wait as it says
 
@@ -214,13 +215,14 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(choosing, "_WORTH", 0.0)
     monkeypatch.setattr(choosing, "LOWER_FROM", 1)
     monkeypatch.setattr(choosing, "pairs", lambda kinds: [Pair(_BF16, _OPENVINO)])
-    first = regraft.train(data, out=tmp_path / "first", store=store, size=_SIZE, quiet=True)
+    settings: dict[str, Any] = {"strategy": "features", "store": store, "size": _SIZE, "quiet": True}
+    first = regraft.train(data, out=tmp_path / "first", **settings)
     assert first.validation is not None
     assert first.test is not None
     assert first.engines == {"openvino-cpu-bf16": 64, "openvino-cpu-fp32": 16}
     assert first.validation.method.endswith("; features in bf16")
     assert first.test.method == "never used for fitting or choosing", "figures on test images are fp32"
-    again = regraft.train(data, out=tmp_path / "again", store=store, size=_SIZE, seed=9, quiet=True)
+    again = regraft.train(data, out=tmp_path / "again", seed=9, **settings)
     assert (again.features.computed, again.engines) == (0, first.engines)
     assert again.test is not None
     assert again.test.method.endswith(" in bf16"), "some of these were learned from before"
