@@ -92,7 +92,7 @@ def test_a_folder_that_is_taken_is_told_before_the_look(photos: Path, tmp_path: 
     assert not (tmp_path / "store").exists()
 
 
-def test_an_unfinished_run_goes_on_with_what_was_chosen(crops: Path, photos: Path, tmp_path: Path,
+def test_an_unfinished_run_goes_on_with_what_was_chosen(photos: Path, tmp_path: Path,
                                                         capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     with pytest.raises(TimeLimitError):
@@ -105,7 +105,7 @@ def test_an_unfinished_run_goes_on_with_what_was_chosen(crops: Path, photos: Pat
     assert result.strategy == "features"
 
 
-def test_one_image_a_class_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_groups_of_whole_classes_are_no_reason_to_fail(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", "01", 30)
     result = regraft.train(data, out=tmp_path / "out", group=r"^(\d)/", no_test=True, quiet=True, **SMALL)
     assert result.strategy == "features"

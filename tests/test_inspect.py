@@ -314,7 +314,7 @@ def test_wrong_labels_stand_first(shared_data: Path, tmp_path: Path, name: str, 
 @pytest.mark.slow
 def test_wrong_labels_stand_first_among_very_many(shared_data: Path, tmp_path: Path,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where there are more than 5,000 images: the last layer alone, three folds."""
+    """As where there are more than 5,000 images: three folds."""
     monkeypatch.setattr(inspecting, "_FEW", 50)
     monkeypatch.setattr(inspecting, "_MANY", 100)
     test_wrong_labels_stand_first(shared_data, tmp_path, "cats_dogs", 0.8)

@@ -135,9 +135,12 @@ def _by_choice(settings: TrainSettings, progress: Progress) -> TrainResult | Any
     found = settled(settings, progress)
     if found.settings.strategy != "features":
         from regraft.records.plan import BackbonePlan, PreprocessingPlan
-        from regraft.runs.steps import train as by_steps
         from regraft.strategy.presets import strategy_plan
 
+        try:
+            from regraft.runs.steps import train as by_steps
+        except ImportError:  # it was begun where PyTorch is
+            raise MissingExtraError("training by steps", "train") from None
         plan = strategy_plan(found.settings.strategy, BackbonePlan(), PreprocessingPlan(), found.augment)
         return by_steps(found.settings, plan, progress, found.before)
     from regraft.runs.train import train, train_on
