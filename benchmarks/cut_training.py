@@ -1,11 +1,14 @@
-"""What training behind a cut gains over the frozen probe, and what an epoch of it costs.
+"""What training behind a cut gains over the frozen probe and over training everything, and what each costs.
 
-    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--full clothing]
+    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--learns stages[-2:],head]
+        [--everything clothing] [--everything-seeds 1]
 
 For each set and seed: the probe (readouts, weighting and strength chosen on validation) and the probe of the last
 layer alone, both fitted on the training images; then the plan of ``--strategy partial`` on the same split, started at
-the probe. Accuracy over validation and test images pooled. With ``--full``, one epoch of ``--strategy full`` on that
-set, in the same run. Writes ``results/cut_training.json`` and ``.md``.
+the probe, with nothing in the store. Accuracy over validation and test images pooled. For the sets of ``--everything``
+the same plan with everything learning, fresh views each epoch and a constant rate, until five epochs have brought no
+lower validation loss; the best epoch counts. Writes ``results/cut_training.json`` and ``.md``, where rows that are not
+measured anew stay.
 """
 
 from __future__ import annotations
@@ -62,24 +65,32 @@ def probes(data: Path, seed: int, store: Path) -> dict[str, float]:
     return found
 
 
-def trained(data: Path, strategy: str, seed: int, store: Path, out: Path, *changes: str) -> dict[str, Any]:
-    """Accuracy and times of a strategy's plan; the trained network is judged even where the probe does better."""
+#: The plan with everything learning, until validation stops improving.
+_EVERYTHING = ("phases.0.learns=all", "phases.0.views=0", "phases.0.schedule=constant", "phases.0.epochs=30",
+               "phases.0.patience=5")
+
+
+def trained(data: Path, seed: int, out: Path, *changes: str) -> dict[str, Any]:
+    """Accuracy and times of the partial plan, changed; the trained network is judged even where the probe does better.
+
+    The store is empty at first, so that the seconds hold everything.
+    """
     plan = out.with_suffix(".toml")
-    plan.write_text(to_toml(strategy_plan(strategy, BackbonePlan(), PreprocessingPlan())))
+    plan.write_text(to_toml(strategy_plan("partial", BackbonePlan(), PreprocessingPlan())))
     forecasts: list[PhaseForecast] = []
 
     def note(event: object) -> None:
         if isinstance(event, PhaseForecast):
             forecasts.append(event)
 
-    result = regraft.train(data, plan=plan, seed=seed, store=store, out=out, set=changes, quiet=True,
-                           hooks=regraft.Hooks(on_event=note))
+    result = regraft.train(data, plan=plan, seed=seed, store=out.with_suffix(".store"), out=out, set=changes,
+                           report="none", quiet=True, hooks=regraft.Hooks(on_event=note))
     assert isinstance(result, TrainResult)
     right, count = pooled(result.validation, result.test)
     epochs = [epoch.seconds for epoch in result.epochs if epoch.images]
     return {"trained": right / count, "images": count, "epoch_seconds": statistics.median(epochs),
-            "kept_seconds": forecasts[0].prepared_seconds, "training_images": result.epochs[-1].images,
-            "seconds": result.seconds}
+            "epochs": len(epochs), "kept_seconds": forecasts[0].prepared_seconds,
+            "training_images": result.epochs[-1].images, "seconds": result.seconds}
 
 
 def main() -> None:
@@ -88,44 +99,54 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", default="clothing,mnist")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--full", default="")
+    parser.add_argument("--learns", default="", help="what learns, by default what the plan says")
+    parser.add_argument("--everything", default="")
+    parser.add_argument("--everything-seeds", type=int, default=1)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    changes = [f"phases.0.learns={arguments.learns}"] if arguments.learns else []
+    command = (f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds {arguments.seeds}"
+               + (f" --learns {arguments.learns}" if arguments.learns else "")
+               + (f" --everything {arguments.everything} --everything-seeds {arguments.everything_seeds}"
+                  if arguments.everything else ""))
     with tempfile.TemporaryDirectory() as scratch:
-        store = Path(scratch) / "store"
         for name in arguments.sets.split(","):
             for seed in range(arguments.seeds):
-                out = Path(scratch) / f"{name}-{seed}"
-                row = {"set": name, "seed": seed, **probes(arguments.data / name, seed, store),
-                       **trained(arguments.data / name, "partial", seed, store, out)}
+                out, data = Path(scratch) / f"{name}-{seed}", arguments.data / name
+                row = {"set": name, "seed": seed, **probes(data, seed, Path(scratch) / "store"),
+                       **trained(data, seed, out, *changes)}
+                if name in arguments.everything.split(",") and seed < arguments.everything_seeds:
+                    row["everything"] = trained(data, seed, Path(scratch) / f"{name}-{seed}-all", *_EVERYTHING)
                 print(json.dumps(row), flush=True)
-                rows.append(row)
-        if arguments.full:
-            full = trained(arguments.data / arguments.full, "full", 0, store, Path(scratch) / "full",
-                           "phases.0.epochs=1")
-            rows.append({"set": arguments.full, "seed": 0, "full_epoch_seconds": full["epoch_seconds"],
-                         "training_images": full["training_images"]})
-            print(json.dumps(rows[-1]), flush=True)
-    _write(rows, f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds {arguments.seeds}"
-                 + (f" --full {arguments.full}" if arguments.full else ""))
+                _write({**row, "conditions": conditions(command)})
 
 
-def _write(rows: list[dict[str, Any]], command: str) -> None:
-    about = conditions(command)
+def _write(row: dict[str, Any]) -> None:
+    """Put one row into the results, in the place of what was measured of that set and seed before."""
+    file = RESULTS / "cut_training.json"
+    known: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    others = [one for one in known if (one["set"], one["seed"]) != (row["set"], row["seed"])]
+    rows = sorted([*others, row], key=lambda one: (one["set"], one["seed"]))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cut_training.json").write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
-    lines = ["# Training behind a cut, against the frozen probe", "",
-             "| set | seed | images judged | last layer % | probe % | trained % | epoch s | kept in s |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    file.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    lines = ["# Training behind a cut, against the frozen probe and against training everything", "",
+             "| set | seed | images judged | last layer % | probe % | behind the cut % | in s | epochs of s | "
+             "everything % | in s | epochs of s | times as long |",
+             "| --- " * 12 + "|"]
     for row in rows:
-        if "trained" in row:
-            shares = " | ".join(f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained"))
-            lines.append(f"| {row['set']} | {row['seed']} | {row['images']} | {shares} | {row['epoch_seconds']:.1f} | "
-                         f"{row['kept_seconds']:.1f} |")
+        shares = [f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained")]
+        cells = [row["set"], row["seed"], row["images"], *shares, *_times(row)]
+        if everything := row.get("everything"):
+            times = everything["seconds"] / row["seconds"]
+            cells += [f"{100 * everything['trained']:.2f}", *_times(everything), f"{times:.1f}"]
         else:
-            lines.append(f"| {row['set']} | {row['seed']} | one epoch of full fine-tuning, {row['training_images']:,} "
-                         f"images | | | | {row['full_epoch_seconds']:.1f} | |")
-    (RESULTS / "cut_training.md").write_text("\n".join([*lines, "", footer(about)]) + "\n")
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    about = dict.fromkeys(footer(one["conditions"]) for one in rows)
+    (RESULTS / "cut_training.md").write_text("\n\n".join(["\n".join(lines), *about]) + "\n")
+
+
+def _times(of: dict[str, Any]) -> list[str]:
+    return [f"{of['seconds']:.0f}", f"{of['epochs']} of {of['epoch_seconds']:.1f}"]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 FOLDER holds image sets. Of each set: what ``advise`` recommended and what it forecast, test accuracy and time of every
 strategy, the best in hindsight, the regret in points, whether the best one's lead is more than chance (paired over the
 test images); and what ``rank`` recommended among the networks, against the full probe of each. Once the budget is used
-up nothing more is begun, and what is missing stands in the file as null. Writes ``results/oracle.json``.
+up nothing more is begun, and what is missing stands in the file as null. Writes ``results/oracle.json``; what is not
+measured anew stays there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--sets", help="names of sets, with commas between them; by default all of FOLDER")
     parser.add_argument("--backbones", help="networks to rank; by default those on this machine")
     parser.add_argument("--limit", type=int, help="at most this many images of each class")
-    parser.add_argument("--only", default="advise,rank", help="one of them; what OUT holds of the other stays")
+    parser.add_argument("--only", default="advise,rank", help="one of them")
     parser.add_argument("--strategies", default="features,partial,full", help="those that are run to the end")
     parser.add_argument("--budget", default="2h")
     parser.add_argument("--out", type=Path, default=RESULTS / "oracle.json")
@@ -60,15 +61,17 @@ def main() -> None:
     for study in given.only.split(","):
         command = (f"python -m benchmarks.oracle --only {study} --sets {','.join(names)} --limit {given.limit} "
                    f"--budget {given.budget}" + (f" --strategies {given.strategies}" if study == "advise" else ""))
-        sets: dict[str, Any] = {}
-        written[study] = {"conditions": conditions(command), "sets": sets}
+        sets: dict[str, Any] = written.setdefault(study, {})
         for name in names:
+            found: dict[str, Any] | None
             with tempfile.TemporaryDirectory() as folder:
                 common = {"store": Path(folder) / "store", "limit": given.limit, "quiet": True}
                 if study == "advise":
-                    sets[name] = strategies(given.data / name, Path(folder), common, chosen, budget)
+                    found = strategies(given.data / name, Path(folder), common, chosen, budget)
                 else:
-                    sets[name] = networks(given.data / name, Path(folder), common, given.backbones, budget)
+                    found = networks(given.data / name, Path(folder), common, given.backbones, budget)
+            if found is not None or name not in sets:
+                sets[name] = None if found is None else {"conditions": conditions(command), **found}
             print(study, name, json.dumps(sets[name], indent=2), flush=True)
             given.out.write_text(json.dumps(written, indent=2) + "\n", "utf-8")
 

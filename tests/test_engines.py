@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from regraft.engines.measure import compare, features_of
 from regraft.engines.processor import has_bf16
 from regraft.engines.pytorch import PyTorchEngine
 from regraft.errors import UsageError
+from regraft.extraction import alignment
+from regraft.extraction.alignment import aligned
+from regraft.extraction.extract import Route, extract, extract_by, feature_key
 from regraft.extraction.store import ENGINES, FeatureStore
 from regraft.networks.build import Network, load_backbone
-from regraft.progress import Silent
+from regraft.progress import Deadline, Silent
 from regraft.records.engines import EngineKind
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import TrainResult
@@ -215,6 +219,7 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(choosing, "_WORTH", 0.0)
     monkeypatch.setattr(choosing, "LOWER_FROM", 1)
     monkeypatch.setattr(choosing, "pairs", lambda kinds: [Pair(_BF16, _OPENVINO)])
+    monkeypatch.setattr(alignment, "_COMPARED", 8)
     settings: dict[str, Any] = {"strategy": "features", "store": store, "size": _SIZE, "quiet": True}
     first = regraft.train(data, out=tmp_path / "first", **settings)
     assert first.validation is not None
@@ -223,9 +228,40 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     assert first.validation.method.endswith("; features in bf16")
     assert first.test.method == "never used for fitting or choosing", "figures on test images are fp32"
     again = regraft.train(data, out=tmp_path / "again", seed=9, **settings)
-    assert (again.features.computed, again.engines) == (0, first.engines)
+    assert again.features.computed == 0
+    assert sorted(space.images for space in regraft.store(store=store).spaces)[0] in range(24, 33), "8 at most anew"
+    assert again.engines is not None
+    assert again.engines["openvino-cpu-bf16"] in range(56, 65), "all but those that were compared with fp32"
     assert again.test is not None
     assert again.test.method.endswith(" in bf16"), "some of these were learned from before"
+
+
+def test_a_lower_precision_is_shifted_to_where_the_answers_lie(tmp_path: Path, work: Work,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_bf16():
+        pytest.skip("this processor does not compute in bf16")
+    monkeypatch.setattr(alignment, "_COMPARED", 24)
+    index = open_data(write_crops(tmp_path / "data", 40, seed=5))
+    held_N = np.arange(len(index)) % 4 == 0
+    with FeatureStore(tmp_path / "store") as store, ExitStack() as spaces:
+        engines = choosing.Engines(work, store, "auto", "cpu", Silent(), lower=True)
+        routes = [Route(spaces.enter_context(store.space(feature_key(work.rules, work.digest, engine))), engine)
+                  for engine in map(engines.make, (_BF16, _OPENVINO))]
+        exactly = routes[1]
+        features = extract_by(index, routes, held_N.astype(np.int64), work.rules, Silent(), Deadline(None), 0.1)
+        shifted = aligned(features, index, exactly, work.rules, Silent(), Deadline(None))
+        exact = extract(index, exactly.space, exactly.engine, work.rules, Silent(), Deadline(None), 0.1)
+        assert exact.reused == held_N.sum() + 24, "no more than was needed was computed twice"
+        names = [readout.name for readout in work.readouts]
+        before, after, right = (one.read(np.arange(len(index)), names) for one in (features, shifted, exact))
+    np.testing.assert_array_equal(after[held_N], right[held_N])
+    shift_ND = (after - before)[~held_N]
+    np.testing.assert_allclose(shift_ND, np.broadcast_to(shift_ND[0], shift_ND.shape), atol=1e-5 * np.abs(right).max(),
+                               err_msg="the same shift for every image")
+    compared = sorted(np.flatnonzero(~held_N), key=lambda row: features.digests[row])[:24]
+    np.testing.assert_allclose((after - right)[compared].mean(0), 0, atol=1e-5 * np.abs(right).max())
+    off_before, off_after = (np.square((one - right)[~held_N].mean(0)).sum() for one in (before, after))
+    assert off_after < off_before
 
 
 def test_doctor_tells_what_is_here(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -93,6 +93,8 @@ class Features:
         Images that went through the network in this pass, and images that did not need to.
     notes:
         How often each kind of conversion was needed.
+    shifts:
+        What is added to the rows of a space, by readout; see :func:`regraft.extraction.alignment.aligned`.
     """
 
     spaces: tuple[Space, ...]
@@ -103,6 +105,7 @@ class Features:
     computed: int
     reused: int
     notes: Counter[str] = field(default_factory=Counter)
+    shifts: Mapping[Space, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
 
     def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
         """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
@@ -111,7 +114,10 @@ class Features:
         read_MD = np.empty((len(which), sum(map(self.width, readouts))), np.float32)
         for number, space in enumerate(self.spaces):
             there = np.flatnonzero(self.of_N[which] == number)
-            read_MD[there] = space.read(self._located_N2[which[there]], readouts)
+            rows = space.read(self._located_N2[which[there]], readouts)
+            if shift := self.shifts.get(space):
+                rows += np.concatenate([shift[name] for name in readouts])
+            read_MD[there] = rows
         return read_MD
 
     def width(self, readout: str) -> int:
@@ -141,6 +147,7 @@ class _Seen:
     state: FileState | None = None
     content: bytes = b""
     memory: Memory | None = None
+    there: int | None = None  # the route that has features of it already
     pixels: NDArray[np.uint8] | None = None
     error: str | None = None
 
@@ -308,10 +315,11 @@ def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, rou
             watch(row, data)
         content = hashlib.sha256(data).digest()
         memory = run.store.recall_content(content, view)
-        if memory is not None and run.found(memory.digest, route) is not None:
-            return _Seen(row, state, content, memory)
+        there = None if memory is None else run.found(memory.digest, route)
+        if there is not None:
+            return _Seen(row, state, content, memory, there)
         decoded = view0(data, rules)
-        return _Seen(row, state, content, Memory(decoded.digest, decoded.notes), decoded.pixels)
+        return _Seen(row, state, content, Memory(decoded.digest, decoded.notes), pixels=decoded.pixels)
     except ImageError as error:
         return _Seen(row, error=error.reason)
 
@@ -341,7 +349,7 @@ class _Pass:
         """Accept one readable file; its memory, and the route that its features are of."""
         assert seen.memory is not None
         digest = seen.memory.digest
-        there = self.found(digest, route)
+        there = self.found(digest, route) if seen.there is None else seen.there
         if there is None:
             assert seen.pixels is not None
             there = self._fresh[digest] = route

@@ -101,7 +101,7 @@ class FeatureKey(Record):
     std: tuple[float, float, float]
     numbers: Numbers = "float32"
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """32 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:32]

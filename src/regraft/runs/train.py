@@ -24,6 +24,7 @@ from regraft.data.view import estimate_deep_range
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.engines.light import does_without_torch
 from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
+from regraft.extraction.alignment import aligned
 from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
@@ -176,6 +177,7 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
             route_N = np.where(learns_N, 0, len(routes) - 1)
             features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
             folder.write_quarantine(features.quarantined)
+            features = aligned(features, index, routes[-1], rules, progress, deadline)
             fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))
             fitted = _with_precision(fitted, index, features, folds)
             keep_map(folder, index, features, MAPPED, settings.seed)
