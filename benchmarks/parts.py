@@ -292,19 +292,23 @@ def starting(data: Path, scratch: Path) -> list[Row]:
 
 
 def refit(_: Path, scratch: Path) -> list[Row]:
-    """A second training after a tenth of 10,000 images were moved to another class."""
+    """A training after a tenth of 10,000 images were moved to another class, three times."""
     images = write_images(scratch / "many", 10_000)
     settings: dict[str, Any] = {"strategy": "features", "quiet": True, "store": scratch / "store", "report": "none"}
     regraft.train(images, out=scratch / "first", **settings)
-    for file in sorted((images / "class0").iterdir()):
-        file.rename(images / "class1" / file.name)
-    for file in sorted((images / "class1").iterdir())[::2]:
-        file.rename(images / "class0" / file.name)
-    found: list[Any] = []
-    took = seconds(lambda: found.append(regraft.train(images, out=scratch / "second", **settings)))
-    assert found[0].features.computed == 0
+    found, times = [], []
+    half = [sorted((images / name).iterdir())[::2] for name in ("class0", "class1")]
+    moves = [(file, images / target / f"moved-{file.name}")
+             for files, target in zip(half, ("class1", "class0"), strict=True) for file in files]
+    for at in range(_REPEATS):
+        for here, there in moves:  # there, back, and there again
+            (here if at % 2 == 0 else there).rename(there if at % 2 == 0 else here)
+        started = time.perf_counter()
+        found.append(regraft.train(images, out=scratch / f"again-{at}", **settings))
+        times.append(time.perf_counter() - started)
+    assert all(result.features.computed == 0 for result in found)
     return [("refit", "10,000 images in the store, a tenth relabelled: index, head and model, no forward pass",
-             f"{took:.1f} s")]
+             f"{statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f})")]
 
 
 PARTS: dict[str, Callable[[Path, Path], list[Row]]] = {
