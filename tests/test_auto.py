@@ -72,6 +72,7 @@ def test_stages_learn_where_that_may_pay(digits: Path, tmp_path: Path, capsys: p
     assert result.validation.accuracy.value >= result.probe.accuracy.value
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_not_begun(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(auto, "AUTO_LIMIT", "0.1s")

@@ -211,6 +211,7 @@ def test_clearing_the_store_clears_what_engines_keep(folder: Path, tmp_path: Pat
     assert list((copy / ENGINES).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16")
@@ -236,6 +237,7 @@ def test_two_precisions_in_one_training_are_told(tmp_path: Path, monkeypatch: py
     assert again.test.method.endswith(" in bf16"), "some of these were learned from before"
 
 
+@pytest.mark.slow
 def test_a_lower_precision_is_shifted_to_where_the_answers_lie(tmp_path: Path, work: Work,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_bf16():
@@ -293,6 +295,7 @@ assert sys.modules["openvino_telemetry"] is None
 """
 
 
+@pytest.mark.slow
 def test_nothing_opens_a_connection(crops: Path, tmp_path: Path) -> None:
     given = [str(crops), str(tmp_path / "model"), str(tmp_path / "store")]
     done = subprocess.run([sys.executable, "-c", _OFFLINE, *given], capture_output=True, text=True, check=False)
