@@ -14,7 +14,7 @@ from regraft.progress import Deadline, Progress
 from regraft.records.images import ImageIndex
 from regraft.records.preprocessing import Preprocessing
 
-#: Images that both engines compute: means of so many differences move no label any more.
+#: Images that both engines compute, some seconds' work; what it gains stands in LOG.md.
 _COMPARED = 256
 
 
