@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
 from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head, nearest_mean
-from regraft.heads.solver import ROUGH, TOLERANCE, fit_path, softmax
+from regraft.heads.solver import ROUGH, TOLERANCE, Fit, fit_path, softmax
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
 #: L2 strengths, strong to weak.
@@ -74,8 +74,24 @@ class Candidate:
         return HeadSettings(self.kind, self.readouts, self.weighting, strength)
 
 
-#: Scores of a candidate at each strength, over some divisions together.
-Score = Callable[[Sequence[Division], Candidate, Sequence[float]], list[Tried]]
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a candidate at each strength, over some divisions together; its best fit on the last of these."""
+
+    tried: list[Tried]
+    fit: Fit | None
+
+
+#: Scores of a candidate at some strengths; the first fit is started from one of similar rows, where there is one.
+Score = Callable[[Sequence[Division], Candidate, Sequence[float], Fit | None], Scored]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A choice, and a fit of it on some of the rows, where one on others may start."""
+
+    choice: Choice
+    start: Fit | None = None
 
 
 def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
@@ -106,7 +122,7 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
-           names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Choice:
+           names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Found:
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on a part of the images, then the best few over the whole path of
@@ -116,7 +132,7 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
     offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
     if sum(len(held) for _, held in divisions) < LEAST_HELD:
         fixed = unmeasured(names) if offered is None else offered[-1].at(_UNMEASURED_STRENGTH)
-        return Choice(fixed, "experience with other sets: there are too few images to measure it")
+        return Found(Choice(fixed, "experience with other sets: there are too few images to measure it"))
     few = _is_few(y_N, divisions, classes)
     # Of a handful of images one round says nothing, and trying everything is cheap.
     return search(functools.partial(_score, blocks, y_N, classes), offered or candidates(names, few), divisions, by,
@@ -124,20 +140,23 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
 
 
 def search(score: Score, offered: Sequence[Candidate], divisions: Sequence[Division], by: str, finalists: int | None,
-           seed: int) -> Choice:
+           seed: int) -> Found:
     """The best by a score, in two rounds; ``finalists`` go into the second, or all (None)."""
-    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c)), offered)
+    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c), None).tried, offered)
     divisions = judged(divisions)
     ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
     best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))[:finalists]
-    second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0])),
-                        [(c, d) for c in best_few for d in divisions])
-    tried = _pooled(second, divisions)
+    pairs = [(c, d) for c in best_few for d in divisions]
+    second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0]), None), pairs)
+    tried = _pooled([scored.tried for scored in second], divisions)
     best = min(tried, key=_rank).settings
-    refined = tuple(best.strength * factor for factor in _REFINED)
-    more = in_threads(lambda d: score([d], _candidate(best), refined), divisions)
+    starts = [scored.fit for (c, _), scored in zip(pairs, second, strict=True) if c == _candidate(best)]
+    refined = [best.strength * factor for factor in _REFINED]
+    more = in_threads(lambda at: score([at[0]], _candidate(best), refined, at[1]).tried,
+                      list(zip(divisions, starts, strict=True)))
     tried = sorted([*tried, *_pooled(more, divisions)], key=_rank)
-    return Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+    choice = Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+    return Found(choice, starts[0] if _candidate(choice.chosen) == _candidate(best) else None)
 
 
 def _screened(divisions: Sequence[Division], seed: int) -> list[Division]:
@@ -188,9 +207,9 @@ def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
     """Results in order, one thread a core and one core a thread; inside a worker, one after the other.
 
     The matrices are small: several problems side by side use the cores, several cores in one problem wait for
-    each other.
+    each other. One alone has them all.
     """
-    if getattr(_nested, "busy", False):
+    if getattr(_nested, "busy", False) or len(items) == 1:
         return [function(item) for item in items]
 
     def run(item: _T) -> _R:
@@ -216,23 +235,33 @@ def _is_few(y_N: NDArray[np.int32], divisions: Sequence[Division], classes: int)
 
 
 def _score(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division],
-           candidate: Candidate, strengths: Sequence[float]) -> list[Tried]:
+           candidate: Candidate, strengths: Sequence[float], start: Fit | None) -> Scored:
     """Held-out log-loss and accuracy of a candidate at each strength, over all divisions together."""
     losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
+    best, least = None, np.inf
     for train, held in divisions:
-        y = y_N[held]
-        for i, P in enumerate(held_out(blocks, y_N, classes, train, held, candidate, strengths)):
-            losses[i] -= np.log(np.maximum(P[np.arange(len(y)), y], FLOOR)).sum()
+        y, best, least = y_N[held], None, np.inf
+        for i, (P, fit) in enumerate(held_out(blocks, y_N, classes, train, held, candidate, strengths, start)):
+            loss = -np.log(np.maximum(P[np.arange(len(y)), y], FLOOR)).sum()
+            if loss < least:
+                best, least = fit, loss
+            losses[i] += loss
             hits[i] += (P.argmax(1) == y).sum()
         count += len(held)
-    return [Tried(candidate.at(strength), float(loss / count), float(hit / count))
-            for strength, loss, hit in zip(strengths, losses, hits, strict=True)]
+    return scored(candidate, strengths, losses / count, hits / count, best)
+
+
+def scored(candidate: Candidate, strengths: Sequence[float], losses: NDArray[np.float64], hits: NDArray[np.float64],
+           best: Fit | None) -> Scored:
+    """Mean log-losses and shares of right answers, each with its settings."""
+    return Scored([Tried(candidate.at(strength), float(loss), float(hit))
+                   for strength, loss, hit in zip(strengths, losses, hits, strict=True)], best)
 
 
 def held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArray[np.int64],
-             held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float],
-             ) -> Iterator[NDArray[np.floating]]:
-    """Probabilities of the held-out rows at each strength; everything is estimated on the training rows."""
+             held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float], start: Fit | None = None,
+             ) -> Iterator[tuple[NDArray[np.floating], Fit | None]]:
+    """Probabilities of the held-out rows at each strength, and the fit; all is estimated on the training rows."""
     of_train = {name: blocks[name][train] for name in candidate.readouts}
     standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
     Z_train = standard.apply(of_train, candidate.readouts, slice(None))
@@ -240,10 +269,10 @@ def held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArra
     if candidate.kind == "nearest_mean":
         V, b = nearest_mean(Z_train, y_N[train], classes)
         scores = Z_held @ V + b
-        yield from (softmax(scores * scale) for scale in strengths)
+        yield from ((softmax(scores * scale), None) for scale in strengths)
         return
-    for fit in fit_path(Z_train, y_N[train], classes, strengths):
-        yield softmax(Z_held @ fit.V_RK + fit.b_K)
+    for fit in fit_path(Z_train, y_N[train], classes, strengths, start=start):
+        yield softmax(Z_held @ fit.V_RK + fit.b_K), fit
 
 
 def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -254,7 +283,8 @@ def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) ->
 
 
 def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray[np.float32],
-             y_held_M: NDArray[np.int32], classes: int, widths: Mapping[str, int], chosen: HeadSettings) -> LinearHead:
+             y_held_M: NDArray[np.int32], classes: int, widths: Mapping[str, int], chosen: HeadSettings,
+             start: Fit | None = None) -> LinearHead:
     """Fit on more images than ``chosen`` was chosen on; its strength is measured anew, the best one is weaker.
 
     ``X_ND`` and ``held_MD`` are the joined readouts of ``chosen``, and are overwritten.
@@ -268,7 +298,7 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
         standard.apply_in_place(rows)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
     losses = []
-    tried = list(fit_path(X_ND, y_N, classes, strengths))
+    tried = list(fit_path(X_ND, y_N, classes, strengths, start=start))
     for fit in tried:
         P = softmax(held_MD @ fit.V_RK + fit.b_K)
         losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], FLOOR)).mean())
@@ -299,12 +329,12 @@ def cross_validate(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.
         rows = np.arange(len(train))
         of_train = {name: block[train] for name, block in blocks.items()}
         divisions = [(rows[~inner], rows[inner])] if inner.any() else []
-        chosen = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, 1, only,
-                        inner_seed).chosen
-        head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen, ROUGH)
-        found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
+        found = choose(of_train, y_N[train], classes, divisions, "a part of the fold", names, 1, only, inner_seed)
+        chosen = found.choice.chosen
+        head = fit_head({n: of_train[n] for n in chosen.readouts}, y_N[train], classes, chosen, ROUGH, found.start)
+        P_MK = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
         done()
-        return held, found
+        return held, P_MK
 
     jobs = [(seed + repeat, division) for repeat in range(repeats)
             for division in divide(y_N, groups_N, number, seed + 1000 * (repeat + 1))]

@@ -5,6 +5,7 @@ A candidate's score is the mean log-loss over held-out images and labels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,58 +21,64 @@ from regraft.heads.choose import (
     LEAST_HELD,
     Candidate,
     Division,
+    Found,
+    Scored,
     candidates,
     in_threads,
+    scored,
     search,
     unmeasured,
 )
 from regraft.heads.independent import AnyOf, fit_independent
 from regraft.heads.linear import Blocks, Standardisation
-from regraft.heads.solver import ROUGH, fit_targets, sigmoid
-from regraft.records.heads import Choice, HeadSettings, Tried
+from regraft.heads.solver import ROUGH, Fit, fit_targets, sigmoid
+from regraft.records.heads import Choice
 
 
 def choose(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division], by: str, names: Sequence[str],
-           finalists: int = FINALISTS, seed: int = 0) -> Choice:
+           finalists: int = FINALISTS, seed: int = 0) -> Found:
     """The head with the lowest held-out log-loss over the divisions; ``Y_NK`` says which labels an image has.
 
     The two rounds are those of :func:`regraft.heads.choose.choose`.
     """
     if sum(len(held) for _, held in divisions) < LEAST_HELD:
-        return Choice(replace(unmeasured(names), kind="independent"),
-                      "experience with other sets: there are too few images to measure it")
-
-    def score(divisions: Sequence[Division], candidate: Candidate, strengths: Sequence[float]) -> list[Tried]:
-        return _score(blocks, Y_NK, divisions, candidate, strengths)
-
-    return search(score, [replace(c, kind="independent") for c in candidates(names, few=False)], divisions, by,
-                  finalists, seed)
+        return Found(Choice(replace(unmeasured(names), kind="independent"),
+                            "experience with other sets: there are too few images to measure it"))
+    offered = [replace(c, kind="independent") for c in candidates(names, few=False)]
+    return search(functools.partial(_score, blocks, Y_NK), offered, divisions, by, finalists, seed)
 
 
 def _score(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division], candidate: Candidate,
-           strengths: Sequence[float]) -> list[Tried]:
+           strengths: Sequence[float], start: Fit | None) -> Scored:
     """Held-out log-loss and share of right yes or no of a candidate at each strength, over all divisions together."""
     losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
+    best, least = None, np.inf
     for train, held in divisions:
+        best, least = None, np.inf
         of_train = {name: blocks[name][train] for name in candidate.readouts}
         standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
         Z_train = standard.apply(of_train, candidate.readouts, slice(None))
         Z_held = standard.apply(blocks, candidate.readouts, held)
-        for i, fit in enumerate(fit_targets(Z_train, AnyOf(Y_NK[train]), strengths)):
+        for i, fit in enumerate(fit_targets(Z_train, AnyOf(Y_NK[train]), strengths, start=start)):
             P = sigmoid(Z_held @ fit.V_RK + fit.b_K)
             own = np.where(Y_NK[held], P, 1 - P)
-            losses[i] -= np.log(np.maximum(own, FLOOR)).mean(1, dtype=np.float64).sum()
+            loss = -np.log(np.maximum(own, FLOOR)).mean(1, dtype=np.float64).sum()
+            if loss < least:
+                best, least = fit, loss
+            losses[i] += loss
             hits[i] += (own > 0.5).mean(1).sum()
         count += len(held)
-    return [Tried(candidate.at(strength), float(loss / count), float(hit / count))
-            for strength, loss, hit in zip(strengths, losses, hits, strict=True)]
+    return scored(candidate, strengths, losses / count, hits / count, best)
 
 
-def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, chosen: HeadSettings) -> HeadSettings:
+def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, found: Found) -> Found:
     """The same head for more images than it was chosen on: its strength is measured anew, the best one is weaker."""
+    chosen = found.choice.chosen
     candidate = Candidate(chosen.readouts, chosen.weighting, chosen.kind)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
-    return min(_score(blocks, Y_NK, [division], candidate, strengths), key=lambda tried: tried.log_loss).settings
+    anew = _score(blocks, Y_NK, [division], candidate, strengths, found.start)
+    best = min(anew.tried, key=lambda tried: tried.log_loss).settings
+    return Found(replace(found.choice, chosen=best), anew.fit)
 
 
 def choosing_rows(Y_NK: NDArray[np.bool_], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -100,11 +107,11 @@ def cross_validate(blocks: Blocks, Y_NK: NDArray[np.bool_], groups_N: NDArray[np
         rows = np.arange(len(train))
         of_train = {name: block[train] for name, block in blocks.items()}
         divisions = [(rows[~inner], rows[inner])] if inner.any() else []
-        chosen = choose(of_train, Y_NK[train], divisions, "a part of the fold", names, 1, inner_seed).chosen
-        head = fit_independent(of_train, Y_NK[train], chosen, ROUGH)
-        found = head.probabilities(np.concatenate([blocks[name][held] for name in chosen.readouts], 1))
+        found = choose(of_train, Y_NK[train], divisions, "a part of the fold", names, 1, inner_seed)
+        head = fit_independent(of_train, Y_NK[train], found.choice.chosen, ROUGH, found.start)
+        P_MK = head.probabilities(np.concatenate([blocks[name][held] for name in head.settings.readouts], 1))
         done()
-        return held, found
+        return held, P_MK
 
     return in_threads(one_fold, [(seed + repeat, division) for repeat in range(repeats)
                                  for division in divide(Y_NK, groups_N, number, seed + 1000 * (repeat + 1))])

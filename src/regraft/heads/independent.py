@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.heads.linear import Blocks, LinearHead, Standardisation, strengths_to
-from regraft.heads.solver import TOLERANCE, Array, fit_targets, sigmoid
+from regraft.heads.solver import TOLERANCE, Array, Fit, fit_targets, sigmoid
 from regraft.records.heads import HeadSettings
 
 
@@ -64,16 +64,16 @@ class AnyOf:
         return residual
 
     def curvature(self, P_NK: Array) -> Array:
-        """Mean ``p (1 - p)`` over the labels, for each row."""
-        curvature: Array = (P_NK * (1 - P_NK)).mean(1)
+        """Mean ``p (1 - p)`` over the rows, for each label."""
+        curvature: Array = (P_NK * (1 - P_NK)).mean(0)
         return curvature
 
 
 def fit_independent(blocks: Blocks, Y_NK: NDArray[np.bool_], settings: HeadSettings, tolerance: float = TOLERANCE,
-                    ) -> IndependentHead:
-    """Fit a head of the given settings on all rows of the blocks."""
+                    start: Fit | None = None) -> IndependentHead:
+    """Fit a head of the given settings on all rows of the blocks, ``start`` being one on similar rows."""
     standard = Standardisation.of(blocks, settings.readouts, settings.weighting)
     Z_ND = standard.apply(blocks, settings.readouts, slice(None))
-    *_, fit = fit_targets(Z_ND, AnyOf(Y_NK), strengths_to(settings.strength), tolerance)
+    *_, fit = fit_targets(Z_ND, AnyOf(Y_NK), strengths_to(settings.strength, start), tolerance, start)
     head = standard.fold(fit.V_RK, fit.b_K, settings)
     return IndependentHead(settings, head.W_DK, head.b_K)

@@ -121,26 +121,28 @@ class LinearHead:
 
 
 def fit_head(blocks: Blocks, y_N: NDArray[np.int32], classes: int, settings: HeadSettings,
-             tolerance: float = TOLERANCE) -> LinearHead:
-    """Fit a head of the given settings on all rows of the blocks."""
+             tolerance: float = TOLERANCE, start: Fit | None = None) -> LinearHead:
+    """Fit a head of the given settings on all rows of the blocks, ``start`` being one on similar rows."""
     standard = Standardisation.of(blocks, settings.readouts, settings.weighting)
     Z_ND = standard.apply(blocks, settings.readouts, slice(None))
     if settings.kind == "nearest_mean":
         V_DK, b_K = nearest_mean(Z_ND, y_N, classes)
         return standard.fold(V_DK * settings.strength, b_K * settings.strength, settings)
-    fit = fit_at(Z_ND, y_N, classes, settings.strength, tolerance)
+    fit = fit_at(Z_ND, y_N, classes, settings.strength, tolerance, start)
     return standard.fold(fit.V_RK, fit.b_K, settings)
 
 
 def fit_at(Z_ND: NDArray[np.float32], y_N: NDArray[np.int32], classes: int, strength: float,
-           tolerance: float = TOLERANCE) -> Fit:
+           tolerance: float = TOLERANCE, start: Fit | None = None) -> Fit:
     """The optimum at one strength, on standardised rows."""
-    *_, fit = fit_path(Z_ND, y_N, classes, strengths_to(strength), last_tolerance=tolerance)
+    *_, fit = fit_path(Z_ND, y_N, classes, strengths_to(strength, start), tolerance, start)
     return fit
 
 
-def strengths_to(strength: float) -> list[float]:
+def strengths_to(strength: float, start: Fit | None) -> list[float]:
     """From strong to weak in few steps: a cold start at a weak penalty takes longer than the way there."""
+    if start is not None:
+        return [strength]
     return [s for s in (1e-2, 1e-3, 1e-4, 1e-5) if s > 3 * strength] + [strength]
 
 

@@ -100,7 +100,7 @@ def answers(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] 
     def of_fold(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
         train, held = divisions[job[1]]
         learn = np.concatenate([train + view * len(y_N) for view in range(views)])
-        return list(held_out(blocks, y_of_all, classes, learn, held, job[0], STRENGTHS))
+        return [P_MK for P_MK, _ in held_out(blocks, y_of_all, classes, learn, held, job[0], STRENGTHS)]
 
     found = in_threads(of_fold, [(head, fold) for head in heads for fold in range(len(divisions))])
     best: Answers | None = None

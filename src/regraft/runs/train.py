@@ -470,8 +470,9 @@ def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], na
     divisions = choose.divide(y, groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
-    choice = choose.choose(blocks, y, classes, divisions, by, names, only=only, seed=plan.seed)
-    head = fit_head({n: blocks[n] for n in choice.chosen.readouts}, y, classes, choice.chosen)
+    found = choose.choose(blocks, y, classes, divisions, by, names, only=only, seed=plan.seed)
+    choice = found.choice
+    head = fit_head({n: blocks[n] for n in choice.chosen.readouts}, y, classes, choice.chosen, start=found.start)
     if not divisions:
         return head, choice, None
     with progress.task("cross-validating", len(divisions) * plan.repeats) as task:
@@ -496,16 +497,16 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     few, few_held = (choose.choosing_rows(y_N, rows, plan.seed) for rows in (learn, held))
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
-    choice = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
-                           only=only, seed=plan.seed)
-    chosen = choice.chosen
+    found = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
+                          only=only, seed=plan.seed)
+    choice, chosen = found.choice, found.choice.chosen
     if len(few) < len(learn):
         widths = {name: features.width(name) for name in chosen.readouts}
         head = choose.fit_many(features.read(learn, chosen.readouts), y_N[learn], features.read(held, chosen.readouts),
-                               y_N[held], classes, widths, chosen)
+                               y_N[held], classes, widths, chosen, found.start)
         choice = dataclasses.replace(choice, chosen=head.settings)
     else:
-        head = fit_head(blocks_of(features, learn, chosen.readouts), y_N[learn], classes, chosen)
+        head = fit_head(blocks_of(features, learn, chosen.readouts), y_N[learn], classes, chosen, start=found.start)
     P = head.probabilities(features.read(held, chosen.readouts))
     return head, choice, Held(held, P, "held out from fitting, used for choosing")
 

@@ -173,16 +173,16 @@ def _by_folds(readable: ImageIndex, features: Features, Y_NK: NDArray[np.bool_],
     divisions = choose.divide(Y_NK[learn], groups, folds, plan.seed)
     by = f"{len(divisions)}-fold cross-validation"
     progress.say(f"choosing the head by {by}")
-    choice = choose.choose(blocks, Y_NK[learn], divisions, by, names, seed=plan.seed)
-    head = fit_independent(blocks, Y_NK[learn], choice.chosen)
+    found = choose.choose(blocks, Y_NK[learn], divisions, by, names, seed=plan.seed)
+    head = fit_independent(blocks, Y_NK[learn], found.choice.chosen, start=found.start)
     if not divisions:
-        return head, choice, None
+        return head, found.choice, None
     with progress.task("cross-validating", len(divisions) * plan.repeats) as task:
         answers = choose.cross_validate(blocks, Y_NK[learn], groups, names, number=folds, repeats=plan.repeats,
                                         seed=plan.seed, done=task.advance)
     held = np.concatenate([rows for rows, _ in answers])
     times = ", 2 times" if plan.repeats == 2 else ""
-    return head, choice, Held(
+    return head, found.choice, Held(
         learn[held], np.concatenate([P for _, P in answers]),
         f"{folds}-fold cross-validation{times}, every choice but the thresholds made inside the fold", plan.repeats,
         _FLATTERED)
@@ -196,13 +196,13 @@ def _by_split(features: Features, Y_NK: NDArray[np.bool_], learn: NDArray[np.int
     few, few_held = (choose.choosing_rows(Y_NK, rows, plan.seed) for rows in (learn, held))
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
-    choice = choose.choose(blocks_of(features, both, names), Y_NK[both], [division], by, names, seed=plan.seed)
+    found = choose.choose(blocks_of(features, both, names), Y_NK[both], [division], by, names, seed=plan.seed)
     if len(few) < len(learn):
         every = np.concatenate([learn, held])
         division = (np.arange(len(learn)), np.arange(len(learn), len(every)))
-        chosen = choose.strengthened(blocks_of(features, every, choice.chosen.readouts), Y_NK[every], division,
-                                     choice.chosen)
-        choice = replace(choice, chosen=chosen)
-    head = fit_independent(blocks_of(features, learn, choice.chosen.readouts), Y_NK[learn], choice.chosen)
-    P = head.probabilities(features.read(held, choice.chosen.readouts))
-    return head, choice, Held(held, P, "held out from fitting, used for choosing", note=_FLATTERED)
+        found = choose.strengthened(blocks_of(features, every, found.choice.chosen.readouts), Y_NK[every], division,
+                                    found)
+    chosen = found.choice.chosen
+    head = fit_independent(blocks_of(features, learn, chosen.readouts), Y_NK[learn], chosen, start=found.start)
+    P = head.probabilities(features.read(held, chosen.readouts))
+    return head, found.choice, Held(held, P, "held out from fitting, used for choosing", note=_FLATTERED)
