@@ -8,7 +8,8 @@ a fifth), the others are learned from. The programs of ``benchmarks/contestants`
 fastai takes many minutes and runs in the first round only, unless ``--peer-repeats`` says otherwise.
 
 Regraft starts each time with features of another set in its store, so that it has run on the machine before; its very
-first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``.
+first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``, where sets
+that are not measured anew stay.
 """
 
 from __future__ import annotations
@@ -126,15 +127,15 @@ def summarise(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**median, "times": median["seconds"] / medians[0]["seconds"]} for median in medians]
 
 
-def table_of(found: list[dict[str, Any]], about: dict[str, str]) -> str:
-    """The results as Markdown."""
+def table_of(sets: dict[str, Any]) -> str:
+    """The results as Markdown, and under them when and how each was measured."""
     lines = ["| set | | seconds (median, from, to) | of Regraft's | test accuracy | memory MiB |",
              "|---|---|---|---|---|---|"]
-    for row in found:
+    for row in (row for one in sets.values() for row in one["results"]):
         spread = f"{row['seconds']:.1f} ({row['fastest']:.1f} to {row['slowest']:.1f})"
         lines.append(f"| {row['set']} | {row['contestant']} | {spread} | {row['times']:.1f} | {row['accuracy']:.1%} | "
                      f"{row['peak_mib']:,.0f} |")
-    return "\n".join([*lines, "", footer(about), ""])
+    return "\n".join([*lines, *(line for one in sets.values() for line in ("", footer(one["conditions"]))), ""])
 
 
 def main() -> None:
@@ -146,7 +147,10 @@ def main() -> None:
     parser.add_argument("--peers", default=None)
     parser.add_argument("--peer-repeats", type=int, default=1)
     arguments = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    file = RESULTS / "speed.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
+                       + (" --peers PYTHON" if arguments.peers else ""))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sets = [one.split("+") for one in arguments.sets.split(",")]
@@ -158,13 +162,11 @@ def main() -> None:
             table = write_table([arguments.data / part for part in parts], scratch / "table.csv")
             rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
                            arguments.peer_repeats)
-            found += summarise(set_name, rows)
-    about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
-                       + (" --peers PYTHON" if arguments.peers else ""))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.json").write_text(json.dumps({"conditions": about, "results": found}, indent=2) + "\n")
-    (RESULTS / "speed.md").write_text(table_of(found, about))
-    print(table_of(found, about))
+            found[set_name] = {"conditions": about, "results": summarise(set_name, rows)}
+            RESULTS.mkdir(exist_ok=True)
+            file.write_text(json.dumps(found, indent=2) + "\n")
+            (RESULTS / "speed.md").write_text(table_of(found))
+    print(table_of(found))
 
 
 if __name__ == "__main__":

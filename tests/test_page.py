@@ -254,7 +254,7 @@ def test_a_map_shows_the_first_two_components() -> None:
 
     X_ND = load_iris().data.astype(np.float32)
     rows = map_rows(len(X_ND), X_ND.shape[1], 0)
-    found = feature_map(X_ND[rows], rows, ("a",) * len(rows), 0)
+    found = feature_map(X_ND[rows], rows, ("a",) * len(rows))
     pca = PCA(2).fit(StandardScaler().fit_transform(X_ND))
     expected = pca.transform(StandardScaler().fit_transform(X_ND))
     for mine, theirs in zip((found.x, found.y), expected.T, strict=True):

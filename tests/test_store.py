@@ -287,9 +287,9 @@ def test_fresh_files_are_looked_at_again(tmp_path: Path, folder: Path, monkeypat
     monkeypatch.setattr(storage, "_RACY_NS", 2_000_000_000)
     index = write_pictures(tmp_path / "data", 5)
     run_pass(folder, index)
-    read: list[Path] = []
+    read: list[str] = []
 
-    def watched(path: Path) -> bytes:
+    def watched(path: str) -> bytes:
         read.append(path)
         return read_file(path)
 
@@ -323,10 +323,10 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, folder: Path, monk
     index = write_pictures(tmp_path / "data", 2)
     other = write_pictures(tmp_path / "other", 2, start=100)
 
-    def read_and_change(path: Path) -> bytes:
+    def read_and_change(path: str) -> bytes:
         content = read_file(path)
-        if path == index.file(0):
-            path.write_bytes(other.file(0).read_bytes())
+        if path == index.place(0):
+            Path(path).write_bytes(other.file(0).read_bytes())
         return content
 
     with monkeypatch.context() as patched:

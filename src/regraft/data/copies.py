@@ -36,7 +36,7 @@ def same_files(index: ImageIndex) -> NDArray[np.int32] | None:
 def file_size(index: ImageIndex, row: int) -> int:
     """Bytes of a file; 0 where it can't be looked at, which the pass over all images will tell."""
     try:
-        return os.stat(index.file(row)).st_size  # noqa: PTH116 - Path.stat takes twice as long for a million
+        return os.stat(index.place(row)).st_size  # noqa: PTH116 - Path.stat takes twice as long for a million
     except (OSError, ValueError):
         return 0
 
@@ -44,6 +44,6 @@ def file_size(index: ImageIndex, row: int) -> int:
 def file_digest(index: ImageIndex, row: int) -> bytes:
     """SHA-256 of a file's bytes; its row where it can't be read, which the pass over all images will tell."""
     try:
-        return hashlib.sha256(read_file(index.file(row))).digest()
+        return hashlib.sha256(read_file(index.place(row))).digest()
     except ImageError:
         return row.to_bytes(8)

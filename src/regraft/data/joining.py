@@ -51,7 +51,7 @@ def strangers(index: ImageIndex, known: set[str]) -> NDArray[np.int64]:
 
 def where(index: ImageIndex, row: int) -> str:
     """The place of an image, by which it is known again."""
-    return os.path.normpath(index.file(row))
+    return os.path.normpath(index.place(row))
 
 
 def contents(index: ImageIndex, new_N: NDArray[np.bool_]) -> list[bytes]:

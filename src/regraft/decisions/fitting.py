@@ -8,11 +8,11 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 from regraft import metrics
 from regraft.decisions.novelty import Known, unsureness
 from regraft.heads.choose import Division, in_threads, judged
+from regraft.heads.directions import leading
 from regraft.heads.linear import Blocks, Standardisation, fit_head
 from regraft.heads.solver import ROUGH
 from regraft.records.decisions import NoveltyKind, Unknown
@@ -51,14 +51,14 @@ def fit_known(blocks: Blocks, readouts: Sequence[str], y_N: NDArray[np.int32], c
     standard = Standardisation.of(blocks, readouts, "equal")
     Z_ND = standard.apply(blocks, readouts, slice(None))
     components = max(1, min(_COMPONENTS, _MOST_NUMBERS // Z_ND.shape[1], len(Z_ND) - 1))
-    _, _, axes_RD = randomized_svd(Z_ND, components, n_iter=_ROUNDS, random_state=0)
-    A_NR = (Z_ND @ axes_RD.T).astype(np.float64)
+    axes_DR, _ = leading(Z_ND, components, _ROUNDS)
+    A_NR = (Z_ND @ axes_DR).astype(np.float64)
     counts_K = np.bincount(y_N, minlength=classes)
     means_KR = np.zeros((classes, A_NR.shape[1]))
     np.add.at(means_KR, y_N, A_NR)
     means_KR /= np.maximum(counts_K, 1)[:, None]
     inside_RR, overall_RR = _whitening(A_NR - means_KR[y_N]), _whitening(A_NR)
-    projection_DR = standard.factor_D[:, None] * axes_RD.T.astype(np.float64)
+    projection_DR = standard.factor_D[:, None] * axes_DR.astype(np.float64)
     return Known(*(tensor.astype(np.float32) for tensor in (
         projection_DR, standard.mean_D @ projection_DR, inside_RR, overall_RR, (means_KR @ inside_RR)[counts_K > 0])))
 

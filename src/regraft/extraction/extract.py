@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -187,7 +186,7 @@ def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.i
         run = _Pass(routes, view, pool)
 
         def look(row: int) -> _Seen:
-            return _look(row, index.file(row), rules, view, run, int(route_N[row]), watch)
+            return _look(row, index.place(row), rules, view, run, int(route_N[row]), watch)
 
         with (progress.task("reading images" if todo else "images known", len(index)) as task,
               closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
@@ -255,8 +254,7 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, 
 
 def _recalled(index: ImageIndex, store: FeatureStore, view: str) -> Iterator[list[Memory | None]]:
     """What the store remembers of each unchanged file, many files at a time."""
-    files = (os.path.join(index.roots[root], path)  # noqa: PTH118 - a Path for each of a million takes seconds
-             for root, path in zip(index.root_ids.tolist(), index.paths, strict=True))
+    files = map(index.place, range(len(index)))
     while states := [FileState.of(file) for file in islice(files, _RECALL)]:
         yield store.recall_files(states, view)
 
@@ -286,7 +284,7 @@ def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[Featur
     strange = [row for row, memory in enumerate(memories) if memory is None]
     if strange and any(store.holds(key) for key in keys):
         step = -(-len(strange) // _LOOKED)
-        looked = [_content_memory(index.file(row), store, view) for row in strange[::step]]
+        looked = [_content_memory(index.place(row), store, view) for row in strange[::step]]
         for i, row in enumerate(strange):
             memories[row] = looked[i // step]
     digests = [m.digest for m in memories if m is not None]
@@ -297,7 +295,7 @@ def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[Featur
     return known
 
 
-def _content_memory(file: Path, store: FeatureStore, view: str) -> Memory | None:
+def _content_memory(file: str, store: FeatureStore, view: str) -> Memory | None:
     """What the store remembers of a file's bytes; None for one that can't be read."""
     try:
         return store.recall_content(hashlib.sha256(read_file(file)).digest(), view)
@@ -305,7 +303,7 @@ def _content_memory(file: Path, store: FeatureStore, view: str) -> Memory | None
         return None
 
 
-def _look(row: int, file: Path, rules: Preprocessing, view: str, run: _Pass, route: int,
+def _look(row: int, file: str, rules: Preprocessing, view: str, run: _Pass, route: int,
           watch: Watch | None) -> _Seen:
     """Read one file, and decode it unless its bytes are known. Runs in a worker thread."""
     try:

@@ -22,6 +22,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.heads.directions import leading
+
 #: A fit is done when a Newton-like step promises to lower the loss by less than half of this (nats); an optimum
 #: for reporting, as near as sums in float32 can tell.
 TOLERANCE = 1e-7
@@ -41,10 +43,9 @@ _NOISE = 1e-7
 #: A class counts in the preconditioner at least this share of the mean: its curvature may come back.
 _LEAST_SHARE = 0.1
 
-#: Leading directions of the preconditioner, those that are looked for besides to find these, and the most rows that
-#: are looked at: it is a help on the way, not where the way ends.
+#: Leading directions of the preconditioner, and the most rows that are looked at for them: it is a help on the way,
+#: not where the way ends.
 _LEADING = 128
-_SPARE = 16
 _LOOKED_AT = 4_096
 
 #: Steps that a path takes by and large: what coordinates cost is weighed against what they save on so many.
@@ -225,27 +226,21 @@ def _space(Z_NR: Array, columns: int) -> _Space:
     # Operations, each for every row; a product with few columns takes as long as one with more.
     saved = 4 * _STEPS_OF_A_PATH * max(columns, _FULL_SPEED) * (r - n)
     if saved <= 2 * n * (r + n):
-        return _Space(Z_NR, *_leading(Z_NR), None)
+        return _Space(Z_NR, *_directions(Z_NR), None)
     gram_NN = Z_NR @ Z_NR.T
     # A Gram matrix of centred rows has no full rank; in float32 its factor needs this much to stand on.
     root = _ridged_inverse_root(gram_NN, _RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
     C_NN: Array = np.tril(gram_NN @ root.T).astype(np.float32, copy=False)
-    return _Space(C_NN, *_leading(C_NN), (Z_NR, root))
+    return _Space(C_NN, *_directions(C_NN), (Z_NR, root))
 
 
-def _leading(C_NP: Array) -> tuple[Array, Array, np.float32]:
+def _directions(C_NP: Array) -> tuple[Array, Array, np.float32]:
     """Leading directions of the rows [P, Q], their mean squares along these [Q], and along any other direction."""
     C_NP = C_NP[::-(-len(C_NP) // _LOOKED_AT)]
-    size = C_NP.shape[1]
-    sought = min(_LEADING + _SPARE, size)
-    drawn_PS = np.random.default_rng(0).standard_normal((size, sought), np.float32)
-    Q_PS = np.linalg.qr(C_NP.T @ (C_NP @ drawn_PS))[0]
-    B_NS = C_NP @ Q_PS
-    variances_S, turn_SS = np.linalg.eigh(B_NS.T @ B_NS / np.float32(len(C_NP)))
-    variances_Q = np.maximum(variances_S[::-1][:_LEADING], 0)
+    axes_PQ, variances_Q = leading(C_NP, _LEADING)
     total = np.vdot(C_NP, C_NP) / np.float32(len(C_NP))
-    rest = max(total - variances_Q.sum(), np.float32(0)) / np.float32(max(size - len(variances_Q), 1))
-    return Q_PS @ turn_SS[:, ::-1][:, :_LEADING], variances_Q, np.float32(min(rest, variances_Q.min()))
+    rest = max(total - variances_Q.sum(), np.float32(0)) / np.float32(max(C_NP.shape[1] - len(variances_Q), 1))
+    return axes_PQ, variances_Q, np.float32(min(rest, variances_Q.min()))
 
 
 def _ridged_inverse_root(H_PP: Array, ridge: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,11 @@ class ImageIndex:
 
     def file(self, row: int) -> Path:
         """Absolute path of one image."""
-        return Path(self.roots[self.root_ids[row]]) / self.paths[row]
+        return Path(self.place(row))
+
+    def place(self, row: int) -> str:
+        """Absolute path of one image as text: a Path for each of a million takes seconds."""
+        return os.path.join(self.roots[self.root_ids[row]], self.paths[row])  # noqa: PTH118
 
     def labels(self, row: int) -> tuple[str, ...]:
         """Class names of one image."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.heads.directions import leading
 from regraft.records.review import FeatureMap
 
 #: More images than this make a map no clearer.
@@ -12,6 +13,9 @@ MOST = 2_000
 
 #: Numbers that may be held for it.
 _NUMBERS = 8_000_000
+
+#: Rounds in which the components are refined.
+_ROUNDS = 4
 
 
 def map_rows(count: int, width: int, seed: int) -> NDArray[np.int64]:
@@ -22,8 +26,7 @@ def map_rows(count: int, width: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tuple[str, ...], seed: int,
-                ) -> FeatureMap:
+def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tuple[str, ...]) -> FeatureMap:
     """The map of N images with features [N, D], in the order of ``rows_N``.
 
     Numbers that differ more count no more: each is scaled to unit variance first.
@@ -35,18 +38,16 @@ def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tu
     if not total:
         flat = (0.0,) * len(rows_N)
         return FeatureMap(tuple(rows_N.tolist()), labels, flat, flat, 0.0)
-    XY_N2, explained = _principal(Z_ND, seed)
+    XY_N2, explained = _principal(Z_ND)
     XY_N2 /= np.abs(XY_N2).max()
     x, y = (tuple(np.round(column, 4).tolist()) for column in XY_N2.T)
     return FeatureMap(tuple(rows_N.tolist()), labels, x, y, explained / total)
 
 
-def _principal(Z_ND: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float32], float]:
+def _principal(Z_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Coordinates [N, 2] along the first two components, and the squares they hold."""
-    from sklearn.utils.extmath import randomized_svd
-
-    U, S, _ = randomized_svd(Z_ND, 2, random_state=seed)
-    XY_N2 = U * S
+    axes_DQ, squares_Q = leading(Z_ND, 2, _ROUNDS)
+    XY_N2 = Z_ND @ axes_DQ
     if XY_N2.shape[1] < 2:
         XY_N2 = np.column_stack([XY_N2, np.zeros(len(XY_N2))])
-    return XY_N2, float((S**2).sum())
+    return XY_N2, len(Z_ND) * float(squares_Q.sum())

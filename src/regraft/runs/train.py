@@ -417,7 +417,7 @@ def keep_map(folder: RunFolder, index: ImageIndex, features: Rows, readout: str,
     positions_N = map_rows(len(features.rows), features.width(readout), seed)
     rows_N = features.rows[positions_N]
     labels = tuple(index.classes[k] for k in index.y_N[rows_N])
-    folder.write(MAP, feature_map(features.read(positions_N, [readout]), rows_N, labels, seed))
+    folder.write(MAP, feature_map(features.read(positions_N, [readout]), rows_N, labels))
 
 
 def _with_precision(fitted: Fitted, index: ImageIndex, features: Features, folds: int | None) -> Fitted:
