@@ -20,7 +20,7 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.decisions.calibration import tempered
 from regraft.engines.contract import Engine
-from regraft.engines.pytorch import PyTorchEngine, choose_device
+from regraft.engines.pytorch import choose_device
 from regraft.errors import SettingsError, TrainingError
 from regraft.extraction.extract import Rows, extract, feature_key
 from regraft.extraction.store import FeatureStore
@@ -272,9 +272,6 @@ class Training:
         """Whether some phase that has begun could change the network, in this process or before it was resumed."""
         return self.loop is not None and self.loop.changes_network
 
-    def _engine(self, network: Network, readouts: Sequence[Readout]) -> PyTorchEngine:
-        return PyTorchEngine(network.module, readouts, self.rules, self.job.settings.device)
-
     @functools.cached_property
     def graph(self) -> Graph:
         """The network's graph, with every readout that the head reads."""
@@ -444,9 +441,10 @@ class Training:
             return _Final(self.readable, self.features, self.learn, self.held, test)
         some = choosing_rows(self.y_N, self.learn, self.job.settings.seed)
         rows = np.concatenate([some, self.held, test])
-        engine = self._engine(network, readouts)
-        space = self.spaces.enter_context(self.store.space(feature_key(self.rules, self._digest(network), engine)))
         images = self.readable.take(rows)
+        work = Work(network.name, network.module, self._digest(network), tuple(readouts), self.rules)
+        engine = answer_engine(work, images, self.store, self.settings.engine, self.settings.device, self.progress)
+        space = self.spaces.enter_context(self.store.space(feature_key(self.rules, work.digest, engine)))
         features = extract(images, space, engine, self.rules, self.progress, Deadline(None), 1.0)
         learn, held, test = np.split(np.arange(len(rows)), np.cumsum([len(some), len(self.held)]))
         return _Final(images, features, learn, held, test)
