@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from regraft.heads.directions import leading
 from regraft.heads.solver import ROUGH, TOLERANCE, Fit, fit_path, softmax
 
 Floats = NDArray[np.float32]
@@ -51,6 +52,28 @@ def test_a_warm_start_ends_where_a_cold_one_does(n: int, d: int, classes: int) -
     Z, y = blobs(n, d, classes)
     warm, cold = last(Z, y, classes, 1e-2, 1e-3, 1e-4), last(Z, y, classes, 1e-4)
     np.testing.assert_allclose(probabilities(Z, warm), probabilities(Z, cold), atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), SHAPES)
+def test_a_start_on_other_rows_ends_where_a_cold_one_does(n: int, d: int, classes: int) -> None:
+    Z, y = blobs(n, d, classes)
+    half = last(Z[::2], y[::2], classes, 1e-3, 1e-4)
+    *_, started = fit_path(Z, y, classes, [1e-4], TOLERANCE, half)
+    # Each may lie 1e-3 beside the optimum.
+    np.testing.assert_allclose(probabilities(Z, started), probabilities(Z, last(Z, y, classes, 1e-4)), atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(500, 400), (200, 700), (50, 400), (300, 20)])
+def test_leading_directions_hold_what_the_best_do(shape: tuple[int, int]) -> None:
+    n, d = shape
+    X = np.random.default_rng(n).standard_normal(shape) / np.arange(1, d + 1) ** 0.5
+    X = (X - X.mean(0)).astype(np.float32)
+    axes, squares = leading(X, 32, rounds=3)
+    best = np.linalg.svd(X.astype(np.float64), compute_uv=False)[:32] ** 2 / n
+    assert axes.shape == (d, min(32, d))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(len(squares)), atol=1e-4)
+    np.testing.assert_allclose(squares.sum(), best.sum(), rtol=0.02)
+    np.testing.assert_allclose(((X @ axes) ** 2).mean(0), squares, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("strength", [1e-3, 1e-5])
