@@ -14,7 +14,7 @@ from regraft.strategy.presets import AUGMENT
 from regraft.strategy.reading import read_plan
 from tests.conftest import write_crops, write_digits
 
-SMALL: dict[str, Any] = {"size": 64, "report": "none"}
+SMALL: dict[str, Any] = {"size": 48, "report": "none"}
 
 
 def forecast(told: str) -> list[str]:
@@ -31,7 +31,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 digits, which are unlike photos."""
-    return write_digits(tmp_path_factory.mktemp("auto") / "digits", "012389", 50)
+    return write_digits(tmp_path_factory.mktemp("auto") / "digits", "35689", 60)
 
 
 def test_few_images_are_not_looked_at_first(crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
