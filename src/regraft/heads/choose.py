@@ -238,7 +238,7 @@ def _score(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
            candidate: Candidate, strengths: Sequence[float], start: Fit | None) -> Scored:
     """Held-out log-loss and accuracy of a candidate at each strength, over all divisions together."""
     losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
-    best, least = None, np.inf
+    best: Fit | None = None
     for train, held in divisions:
         y, best, least = y_N[held], None, np.inf
         for i, (P, fit) in enumerate(held_out(blocks, y_N, classes, train, held, candidate, strengths, start)):

@@ -52,7 +52,7 @@ def _score(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division
            strengths: Sequence[float], start: Fit | None) -> Scored:
     """Held-out log-loss and share of right yes or no of a candidate at each strength, over all divisions together."""
     losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
-    best, least = None, np.inf
+    best: Fit | None = None
     for train, held in divisions:
         best, least = None, np.inf
         of_train = {name: blocks[name][train] for name in candidate.readouts}
