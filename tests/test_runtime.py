@@ -18,7 +18,7 @@ import pytest
 
 import regraft
 from regraft.data.view import view0
-from regraft.engines.light import light_engine
+from regraft.engines.light import light_engine, lightened
 from regraft.errors import ImageError, ModelError, OutputError, SettingsError, UsageError
 from regraft.networks.lite import load_lite
 from regraft.records.preprocessing import Preprocessing
@@ -216,6 +216,46 @@ def test_the_network_without_torch_is_the_one_with_it(name: str, size: int, crop
     engine = light_engine(light, light.readouts, rules, "cpu")
     assert engine.key == "onnxruntime-cpu-fp32"
     np.testing.assert_allclose(engine.run(pixels), expected_BD, atol=1e-4 * np.abs(expected_BD).max())
+
+
+@pytest.mark.parametrize(("stage", "size"), [("stage7", 224), ("stage1", 97), ("stage8", 97)])
+def test_the_front_without_torch_is_the_one_with_it(stage: str, size: int, crops: Path, tmp_path: Path) -> None:
+    """A changed network too: its weights are those of now."""
+    import torch
+
+    from regraft.engines.onnxruntime import ONNXRuntimeEngine
+    from regraft.engines.pytorch import PyTorchEngine
+    from regraft.networks.build import load_backbone
+    from regraft.networks.graph import Graph, Prefix
+    from regraft.training.phases import kept_readouts
+
+    network = load_backbone("efficientnet_lite0", size=size)
+    with torch.no_grad():
+        network.module.get_parameter("bn1.bias").add_(0.1)
+    graph = Graph(network.module, size, network.readouts)
+    cut = next(cut for cut in graph.cuts if cut.position == graph.stage_ends[stage])
+    light = lightened("efficientnet_lite0", network.module, network.readouts, "cpu", "auto")
+    assert light is not None
+    before = [readout for readout in graph.readouts_before(cut) if readout.name != stage]
+    readouts, rules = kept_readouts(cut, before), Preprocessing(size=size)
+    pixels = np.stack([view0(path, rules).pixels for path in sorted(crops.rglob("*.jpg"))[19:21]])
+    expected_BD = PyTorchEngine(Prefix(graph, cut, before), readouts, rules, "cpu").run(pixels)
+    (tmp_path / "front.onnx").write_bytes(light.before(stage).onnx(readouts, rules, 2))
+    found_BD = ONNXRuntimeEngine(tmp_path / "front.onnx", readouts, rules, 2).run(pixels)
+    np.testing.assert_allclose(found_BD, expected_BD, atol=1e-4 * np.abs(expected_BD).max())
+
+
+def test_what_needs_pytorch_is_not_lightened() -> None:
+    from regraft.networks.build import load_backbone
+    from regraft.networks.readouts import read_as
+
+    network = load_backbone("efficientnet_lite0")
+    pooled = network.readouts
+    flat = read_as("blocks.4/flatten", network.module, pooled, 224)
+    assert lightened("efficientnet_lite0", network.module, pooled, "cpu", "auto") is not None
+    assert lightened("efficientnet_lite0", network.module, pooled, "cpu", "pytorch") is None
+    assert lightened("efficientnet_lite0", network.module, (*pooled, flat), "cpu", "auto") is None
+    assert lightened("torch:mine", network.module, pooled, "cpu", "auto") is None
 
 
 def test_the_command_line_counts_what_it_wrote(exported: ExportResult, crops: Path, tmp_path: Path) -> None:

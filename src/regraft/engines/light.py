@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regraft.engines import processor
 from regraft.engines.contract import Engine
 from regraft.errors import MissingExtraError
-from regraft.networks.lite import LiteNetwork, is_lite
+from regraft.networks.lite import LiteNetwork, is_lite, restore_lite
 from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 from regraft.settings import Device, EngineName
@@ -20,6 +21,19 @@ def does_without_torch(backbone: str, device: Device, wanted: EngineName = "auto
     """Whether a pass of a network in its usual readouts needs no PyTorch, and nothing is asked for that does."""
     on_processor = device == "cpu" or (device == "auto" and not processor.may_have_gpu())
     return is_lite(backbone) and wanted != "pytorch" and on_processor
+
+
+def lightened(backbone: str, module: Any, readouts: Sequence[Readout], device: Device, wanted: EngineName,
+              ) -> LiteNetwork | None:
+    """A torch module as a network that a pass needs no PyTorch for, with the weights it has now; None where it does.
+
+    Its graph is written in no time, where PyTorch's exporter takes seconds.
+    """
+    if not does_without_torch(backbone, device, wanted):
+        return None
+    light = restore_lite(backbone, {name: t.numpy(force=True).copy() for name, t in module.state_dict().items()},
+                         "reading features")
+    return light if set(readouts) <= set(light.readouts) else None
 
 
 def light_engine(network: LiteNetwork, readouts: Sequence[Readout], rules: Preprocessing, device: Device) -> Engine:

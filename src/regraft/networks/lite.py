@@ -182,10 +182,33 @@ class LiteNetwork:
         """
         return _Graph(self._state, rules, 1).maps(list(_stages(self._kind)))
 
+    def before(self, stage: str) -> LiteFront:
+        """The network up to the end of a stage."""
+        return LiteFront(self, stage)
+
+    def onnx_front(self, stage: str, pooled: Sequence[str], rules: Preprocessing, batch: int) -> bytes:
+        """The graph up to the end of a stage: readouts in front of it and, last, its map [C, H, W], joined flat."""
+        ends = [readout.name for readout in self.readouts if readout.name.startswith("stage")]
+        stages = list(_stages(self._kind))[:ends.index(stage)]
+        return _Graph(self._state, rules, batch).front(stages, stage, pooled)
+
     @property
     def classifier(self) -> NDArray[np.float32]:
         """Weights of the network's own classifier, from the last layer to the logits: float32 [K, D]."""
         return self._state[_CLASSIFIER[0]]
+
+
+class LiteFront:
+    """What lies in front of the end of a stage, as an engine takes it; the last readout is the map at that end."""
+
+    def __init__(self, network: LiteNetwork, stage: str) -> None:
+        self._network = network
+        self._stage = stage
+
+    def onnx(self, readouts: Sequence[Readout], rules: Preprocessing, batch: int) -> bytes:
+        """The graph from pixels, uint8 [B, S, S, 3], to the joined readouts, float32 [B, D]."""
+        *pooled, _ = (readout.name for readout in readouts)
+        return self._network.onnx_front(self._stage, pooled, rules, batch)
 
 
 def is_lite(name: str) -> bool:
@@ -212,8 +235,15 @@ class _Graph:
         pooled = {name: self._pool(x) for name, x in self._maps(stages).items()}
         weights = [self._number(name, self._state[name]) for name in _CLASSIFIER]
         pooled["logits"] = self._node("Gemm", [pooled["last"], *weights], transB=1)
-        self._nodes.append(self._onnx.helper.make_node(
-            "Concat", [pooled[name] for name in readouts], ["features"], axis=1))
+        return self._joined([pooled[name] for name in readouts])
+
+    def front(self, stages: _Stages, last: str, pooled: Sequence[str]) -> bytes:
+        """The graph of the first stages: means of some of their maps and, as it is, the map of the last."""
+        maps = self._stage_maps(stages)
+        return self._joined([*(self._pool(maps[name]) for name in pooled), self._node("Flatten", [maps[last]])])
+
+    def _joined(self, parts: Sequence[str]) -> bytes:
+        self._nodes.append(self._onnx.helper.make_node("Concat", parts, ["features"], axis=1))
         return self._serialised(["features"], 2)
 
     def maps(self, stages: _Stages) -> bytes:
@@ -225,6 +255,11 @@ class _Graph:
 
     def _maps(self, stages: _Stages) -> dict[str, str]:
         """The map that each readout is the mean of."""
+        maps = self._stage_maps(stages)
+        return {**maps, "last": self._layer(_TOP, [*maps.values()][-1])}
+
+    def _stage_maps(self, stages: _Stages) -> dict[str, str]:
+        """What the stem and each stage make."""
         x = self._layer(_STEM, self._normalised())
         maps = {"stage1": x}
         for number, blocks in enumerate(stages, 2):
@@ -235,7 +270,6 @@ class _Graph:
                 if i:  # the same shape goes in and comes out
                     x = self._node("Add", [before, x])
             maps[f"stage{number}"] = x
-        maps["last"] = self._layer(_TOP, x)
         return maps
 
     def _normalised(self) -> str:

@@ -182,7 +182,8 @@ class Phase(Record):
         "Keep activations at the cut: where it pays, always, or never.")] = "auto"
     store_as: Annotated[StoreAs, Setting("Number format of the kept activations.")] = "half"
     precision: Annotated[Precision, Setting(
-        "Arithmetic of the training: auto is bf16 on a GPU that has it, else fp32.")] = "auto"
+        "Arithmetic of the training: fp32, or bf16, on a processor of dense layers alone; auto takes it where the "
+        "device has it.")] = "auto"
 
     def __post_init__(self) -> None:
         problems = _problems(self)

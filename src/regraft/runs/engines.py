@@ -25,7 +25,7 @@ from regraft.engines.contract import ANSWER_PRECISION, Engine, engine_key
 from regraft.errors import BackboneError, DataError, ImageError, MissingExtraError, UsageError
 from regraft.extraction.extract import known_features
 from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore
-from regraft.networks.lite import LiteNetwork
+from regraft.networks.lite import LiteFront, LiteNetwork
 from regraft.progress import Progress
 from regraft.records.base import shown
 from regraft.records.engines import EngineChoice, EngineFigures, EngineKind
@@ -126,7 +126,7 @@ class Engines:
     @property
     def _is_light(self) -> bool:
         """Whether the network is one that does without PyTorch."""
-        return isinstance(self._work.module, LiteNetwork)
+        return isinstance(self._work.module, LiteNetwork | LiteFront)
 
     @property
     def _graph(self) -> Path:
@@ -310,7 +310,7 @@ class Engines:
     def _written(self) -> bytes:
         """The graph, as the network writes it itself or as PyTorch's exporter does."""
         work = self._work
-        if isinstance(work.module, LiteNetwork):
+        if isinstance(work.module, LiteNetwork | LiteFront):
             return work.module.onnx(work.readouts, work.rules, _BATCH)
         from regraft.engines.convert import convert
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from regraft.engines.pytorch import choose_device
 from regraft.errors import BackboneError
 from regraft.networks.build import Network, untrained
 from regraft.networks.graph import Graph, Prefix, Suffix
@@ -23,10 +22,10 @@ from regraft.runs.steps import settle
 from regraft.runs.train import divide
 from regraft.settings import TrainSettings
 from regraft.strategy.describing import describe
+from regraft.training.arithmetic import in_bf16, learning_in
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.phases import (
     Understood,
-    fast_bf16,
     kept_bytes,
     kept_formats,
     kept_readouts,
@@ -186,7 +185,7 @@ def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
     def step() -> None:
         features = [read]
         if suffix is not None:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_bf16(found.phase, choose_device("cpu"))):
+            with learning_in(in_bf16(found.phase, "cpu"), "cpu"):
                 features.append(suffix(activation))
         torch.autograd.backward(head(torch.cat(features, 1)).sum())
 

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from regraft.data.decode import read_file
 from regraft.engines.contract import Engine
+from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
 from regraft.errors import OutputError, TrainingError
 from regraft.extraction.extract import Features, extract_view
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Prefix
+from regraft.networks.lite import LiteFront
 from regraft.networks.reader import Reader
 from regraft.networks.readouts import Tapped
 from regraft.networks.weights import weights_digest
@@ -163,11 +165,20 @@ class Source:
             names = [readout.name for readout in self._frozen]
             return (Kept({0: everything.view0}, {0: located[everything.learn]}, names, None),
                     Kept({0: everything.view0}, {0: located[everything.held]}, names, None))
-        held = self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
-        if not self.kept:
-            return self._fresh(everything.learn), held
+        # The many come first: what is measured and converted for them serves the few as well.
         views = range(1, self.views + 1) if self._augmented else (0,)
-        return self._keep(dict.fromkeys(views, everything.learn)), held
+        learn = self._keep(dict.fromkeys(views, everything.learn)) if self.kept else self._fresh(everything.learn)
+        return learn, self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
+
+    def _frozen_part(self) -> nn.Module | LiteFront:
+        """What engines run: of a bundled backbone cut behind a stage, the part that needs no PyTorch."""
+        everything, cut = self._all, self._cut
+        stage = None if cut is None else next(
+            (name for name, end in everything.graph.stage_ends.items() if end == cut.position), None)
+        network, settings = everything.network, everything.settings
+        light = None if stage is None else lightened(network.name, network.module, self._frozen, settings.device,
+                                                     settings.engine)
+        return self._program() if light is None or stage is None else light.before(stage)
 
     def _program(self) -> nn.Module:
         """The frozen part."""
@@ -211,7 +222,7 @@ class Source:
                        for view, of in digests.items()}
             return np.array([digest not in missing[view] for view, of in digests.items() for digest in of], np.bool_)
 
-        work = Work(f"the frozen part of {network.name}", self._program(), self._digest, self._readouts,
+        work = Work(f"the frozen part of {network.name}", self._frozen_part(), self._digest, self._readouts,
                     everything.rules)
         return views_engine(work, everything.readable, known, numbers != "float32", everything.store, settings.engine,
                             settings.device, everything.progress)

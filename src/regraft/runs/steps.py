@@ -20,6 +20,7 @@ from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
 from regraft.decisions.calibration import tempered
 from regraft.engines.contract import Engine
+from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
 from regraft.errors import SettingsError, TrainingError
 from regraft.extraction.extract import Rows, extract, feature_key
@@ -74,10 +75,11 @@ from regraft.runs.wanted import wanted
 from regraft.settings import DEFAULT_BACKBONE, TrainSettings, size_in_bytes
 from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
+from regraft.training.arithmetic import in_bf16
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
-from regraft.training.phases import fast_bf16, understand
+from regraft.training.phases import understand
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -252,8 +254,8 @@ class Training:
         # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
         engine: Engine = _Colours() if random else answer_engine(
-            Work(network.name, network.module, network.digest, tuple(readouts), rules), job.index, store,
-            job.settings.engine, job.settings.device, progress)
+            self._work(network, network.digest, readouts), job.index, store, job.settings.engine, job.settings.device,
+            progress)
         self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
         self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)
@@ -282,6 +284,11 @@ class Training:
         return [self.readable.paths[int(self.learn[row])] for row in rows]
 
     # -- the probe and the head --------------------------------------------------------------------
+
+    def _work(self, network: Network, digest: str, readouts: Sequence[Readout]) -> Work:
+        """The whole network, to be read as it is now."""
+        light = lightened(network.name, network.module, readouts, self.settings.device, self.settings.engine)
+        return Work(network.name, light or network.module, digest, tuple(readouts), self.rules)
 
     def _probe(self, run: Run) -> Fitted:
         """A head solved on the frozen features: what the training starts from, and is measured against."""
@@ -336,7 +343,7 @@ class Training:
         train, validation = source.batches()
         forecast = replace(forecast, prepared_seconds=round(time.monotonic() - started, 3))
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
-                     validation, suffix is not None and fast_bf16(phase, choose_device(self.job.settings.device)))
+                     validation, suffix is not None and in_bf16(phase, choose_device(self.job.settings.device)))
 
     def _live_norms(self, phase: Phase, learns: Learning) -> tuple[nn.Module, ...]:
         """Batch norms that work on each batch's own statistics."""
@@ -442,7 +449,7 @@ class Training:
         some = choosing_rows(self.y_N, self.learn, self.job.settings.seed)
         rows = np.concatenate([some, self.held, test])
         images = self.readable.take(rows)
-        work = Work(network.name, network.module, self._digest(network), tuple(readouts), self.rules)
+        work = self._work(network, self._digest(network), readouts)
         engine = answer_engine(work, images, self.store, self.settings.engine, self.settings.device, self.progress)
         space = self.spaces.enter_context(self.store.space(feature_key(self.rules, work.digest, engine)))
         features = extract(images, space, engine, self.rules, self.progress, Deadline(None), 1.0)

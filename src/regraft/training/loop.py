@@ -28,6 +28,7 @@ from regraft.networks.graph import Suffix
 from regraft.progress import Deadline, Progress
 from regraft.records.plan import Phase
 from regraft.records.training import Epoch, PhaseForecast
+from regraft.training.arithmetic import learning_in
 from regraft.training.batches import Batch, Batches
 from regraft.training.checkpoint import optimiser_tensors, read_checkpoint, restore_optimiser, write_checkpoint
 from regraft.training.head import TrainableHead, class_scores
@@ -273,7 +274,8 @@ class Loop:
             module.training = True
         self.head.train()
         try:
-            logits = self._logits(stage, Batch(batch.rows[part], batch.activation[part], batch.frozen[part]))
+            taken = Batch(batch.rows[part], batch.activation[part], batch.frozen[part])
+            logits = self._logits(stage, taken, learning=True)
         finally:
             self._frozen(stage)
         targets = [(labels[part].to(logits.device), share) for labels, share in targets]
@@ -282,13 +284,13 @@ class Loop:
         torch.autograd.backward(loss / stage.phase.accumulate)
         return float(loss.detach()), float((class_scores(logits.detach()).argmax(1) == targets[0][0]).sum())
 
-    def _logits(self, stage: Stage, batch: Batch) -> Tensor:
+    def _logits(self, stage: Stage, batch: Batch, learning: bool) -> Tensor:
         features = [batch.frozen] if batch.frozen.shape[1] else []
         if stage.suffix is not None:
             x = batch.activation
             if x.ndim == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=stage.bf16):
+            with learning_in(stage.bf16, x.device.type) if learning else contextlib.nullcontext():
                 features.append(stage.suffix(x))
         logits: Tensor = self.head(torch.cat(features, 1))
         return logits
@@ -368,11 +370,11 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, stage: Stage) -> NDArray[np.float64]:
-        """Probabilities float64 [M, K] of the validation rows, in the arithmetic of the phase."""
+        """Probabilities float64 [M, K] of the validation rows, in fp32: the model answers so."""
         self._frozen(stage)
         rows = np.arange(len(self._y_held_M))
         batches = [rows[i:i + _VALIDATED] for i in range(0, len(rows), _VALIDATED)]
-        found = [class_scores(self._logits(stage, batch)).double().softmax(1).cpu().numpy()
+        found = [class_scores(self._logits(stage, batch, learning=False)).double().softmax(1).cpu().numpy()
                  for batch in stage.validation.epoch(batches, [np.zeros_like(b) for b in batches])]
         joined: NDArray[np.float64] = np.concatenate(found)
         if not np.isfinite(joined).all():

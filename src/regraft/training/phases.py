@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from regraft.errors import SettingsError, TrainingError, UnknownNameError
 from regraft.extraction.store import Numbers, row_bytes
 from regraft.networks.graph import Graph
@@ -133,14 +131,3 @@ def kept_readouts(cut: Cut | None, before: Sequence[Readout]) -> tuple[Readout, 
 def kept_bytes(rows: int, readouts: Sequence[Readout], numbers: Numbers) -> int:
     """Bytes of so many kept rows."""
     return rows * row_bytes(sum(readout.dim for readout in readouts), numbers)
-
-
-def fast_bf16(phase: Phase, device: str) -> bool:
-    """Whether a phase computes in bf16: asked for, or the device is fast at it.
-
-    Processors are not, even those with instructions for it: the backward pass of depthwise convolutions loses more
-    than the others gain (LOG.md).
-    """
-    if phase.precision != "auto":
-        return phase.precision == "bf16"
-    return device == "cuda" and bool(torch.cuda.is_bf16_supported())
