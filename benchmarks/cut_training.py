@@ -122,32 +122,63 @@ def main() -> None:
 
 
 def _write(row: dict[str, Any]) -> None:
-    """Put one row into the results, in the place of what was measured of that set and seed before."""
+    """Put one row into the results, in the place of what was measured of that set and seed before.
+
+    What everything learning gave stays with its own conditions where it is not measured anew.
+    """
     file = RESULTS / "cut_training.json"
     known: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    for one in known:
+        if (one["set"], one["seed"]) == (row["set"], row["seed"]) and "everything" in one and "everything" not in row:
+            row |= {"everything": {"conditions": one["conditions"], **one["everything"]}}
     others = [one for one in known if (one["set"], one["seed"]) != (row["set"], row["seed"])]
     rows = sorted([*others, row], key=lambda one: (one["set"], one["seed"]))
     RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    (RESULTS / "cut_training.md").write_text(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each row, the means of each set under them, and when and how it was measured."""
     lines = ["# Training behind a cut, against the frozen probe and against training everything", "",
              "| set | seed | images judged | last layer % | probe % | behind the cut % | in s | epochs of s | "
              "everything % | in s | epochs of s | times as long |",
              "| --- " * 12 + "|"]
-    for row in rows:
-        shares = [f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained")]
-        cells = [row["set"], row["seed"], row["images"], *shares, *_times(row)]
-        if everything := row.get("everything"):
-            times = everything["seconds"] / row["seconds"]
-            cells += [f"{100 * everything['trained']:.2f}", *_times(everything), f"{times:.1f}"]
-        else:
-            cells += [""] * 4
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for name in dict.fromkeys(row["set"] for row in rows):
+        of_set = [row for row in rows if row["set"] == name]
+        lines += [_line(row, row["seed"], row["images"]) for row in of_set]
+        whole = [row for row in of_set if "everything" in row]
+        if len(whole) < len(of_set):
+            lines.append(_line(_mean(of_set), f"mean of {len(of_set)}", ""))
+        if whole:
+            lines.append(_line({**_mean(whole), "everything": _mean([row["everything"] for row in whole])},
+                               f"mean of {len(whole)}", ""))
     about = dict.fromkeys(footer(one["conditions"]) for one in rows)
-    (RESULTS / "cut_training.md").write_text("\n\n".join(["\n".join(lines), *about]) + "\n")
+    about |= dict.fromkeys(f"everything: {footer(one['everything']['conditions'])}" for one in rows
+                           if "conditions" in one.get("everything", {}))
+    return "\n\n".join(["\n".join(lines), *about]) + "\n"
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means of all figures of some rows."""
+    keys = ("last", "probe", "trained", "seconds", "epochs", "epoch_seconds")
+    return {"set": rows[0].get("set"), **{key: statistics.fmean(row[key] for row in rows) for key in keys
+                                          if key in rows[0]}}
+
+
+def _line(row: dict[str, Any], seed: Any, images: Any) -> str:
+    shares = [f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained")]
+    cells = [row["set"], seed, images, *shares, *_times(row)]
+    if everything := row.get("everything"):
+        times = everything["seconds"] / row["seconds"]
+        cells += [f"{100 * everything['trained']:.2f}", *_times(everything), f"{times:.1f}"]
+    else:
+        cells += [""] * 4
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _times(of: dict[str, Any]) -> list[str]:
-    return [f"{of['seconds']:.0f}", f"{of['epochs']} of {of['epoch_seconds']:.1f}"]
+    return [f"{of['seconds']:.0f}", f"{of['epochs']:.3g} of {of['epoch_seconds']:.1f}"]
 
 
 if __name__ == "__main__":

@@ -236,7 +236,8 @@ def test_the_front_without_torch_is_the_one_with_it(stage: str, size: int, crops
     cut = next(cut for cut in graph.cuts if cut.position == graph.stage_ends[stage])
     light = lightened("efficientnet_lite0", network.module, network.readouts, "cpu", "auto")
     assert light is not None
-    before = [readout for readout in graph.readouts_before(cut) if readout.name != stage]
+    before = graph.readouts_before(cut)
+    assert stage in [readout.name for readout in before]
     readouts, rules = kept_readouts(cut, before), Preprocessing(size=size)
     pixels = np.stack([view0(path, rules).pixels for path in sorted(crops.rglob("*.jpg"))[19:21]])
     expected_BD = PyTorchEngine(Prefix(graph, cut, before), readouts, rules, "cpu").run(pixels)

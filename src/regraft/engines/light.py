@@ -25,7 +25,7 @@ def does_without_torch(backbone: str, device: Device, wanted: EngineName = "auto
 
 def lightened(backbone: str, module: Any, readouts: Sequence[Readout], device: Device, wanted: EngineName,
               ) -> LiteNetwork | None:
-    """A torch module as a network that a pass needs no PyTorch for, with the weights it has now; None where it does.
+    """A bundled backbone's torch module without PyTorch, with a copy of its weights; None where the pass needs PyTorch.
 
     Its graph is written in no time, where PyTorch's exporter takes seconds.
     """

@@ -88,17 +88,18 @@ def answer_engine(work: Work, index: ImageIndex, store: FeatureStore, wanted: En
     return engines_for(work, index, np.zeros(len(index), np.bool_), store, wanted, device, progress)[1]
 
 
-def views_engine(work: Work, index: ImageIndex, known: Callable[[str], NDArray[np.bool_]], lower: bool,
-                 store: FeatureStore, wanted: EngineName, device: Device, progress: Progress) -> Engine:
-    """The engine that computes views of an index's images, at a ``lower`` precision where that will do.
+def views_engine(work: Work, index: ImageIndex, known: Callable[[str], NDArray[np.bool_]], store: FeatureStore,
+                 wanted: EngineName, device: Device, progress: Progress) -> Engine:
+    """The engine that computes views of an index's images at the answer's precision.
 
-    ``known`` says of an engine's key which of the views have been computed by it.
+    In a lower one, what learns behind them answers otherwise than the whole network will: a solved head that told 97 %
+    of digits told 94 % of them behind a frozen part in bf16, and 83 % of them after training there (LOG.md). ``known``
+    says of an engine's key which of the views have been computed by it.
     """
-    engines = Engines(work, store, wanted, device, progress, lower)
+    engines = Engines(work, store, wanted, device, progress)
     by_kind = {kind: known(engines.key(kind).engine) for kind in engines.kinds}
     count = len(by_kind[engines.kinds[0]])
-    learning, answers = engines.choose_from(index, by_kind, np.full(count, lower))
-    return learning if lower else answers
+    return engines.choose_from(index, by_kind, np.zeros(count, np.bool_))[1]
 
 
 class Engines:

@@ -213,7 +213,7 @@ class Source:
         return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
 
     def _engine(self, numbers: Numbers, digests: dict[int, list[bytes]]) -> Engine:
-        """What runs the frozen part: what is kept in half precision may be computed in bf16."""
+        """What runs the frozen part."""
         everything = self._all
         settings, network = everything.settings, everything.network
 
@@ -224,8 +224,8 @@ class Source:
 
         work = Work(f"the frozen part of {network.name}", self._frozen_part(), self._digest, self._readouts,
                     everything.rules)
-        return views_engine(work, everything.readable, known, numbers != "float32", everything.store, settings.engine,
-                            settings.device, everything.progress)
+        return views_engine(work, everything.readable, known, everything.store, settings.engine, settings.device,
+                            everything.progress)
 
     def _pixels(self, view: int, data: bytes, digest: bytes) -> NDArray[np.uint8]:
         return self._views.pixels(data, view, digest)
