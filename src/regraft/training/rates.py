@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -104,7 +103,7 @@ def make_optimiser(phase: Phase, groups: Sequence[Group], module: nn.Module, hea
                    ) -> torch.optim.Optimizer:
     """The phase's optimiser over its groups, weights apart from norms and biases."""
     parameters = dict(module.named_parameters())
-    settings: list[dict[str, Any]] = []
+    settings = []
     for i, group in enumerate(groups):
         tensors = [parameters[name] for name in group.names]
         if i == 0 and learns_head:
@@ -114,15 +113,13 @@ def make_optimiser(phase: Phase, groups: Sequence[Group], module: nn.Module, hea
             if own:
                 decay = phase.weight_decay if decays or phase.decay_norms else 0.0
                 settings.append({"params": own, "lr": group.rate, "base": group.rate, "weight_decay": decay})
-    # On a processor PyTorch works through tensors one by one unless it is told; elsewhere it chooses well.
-    fused = True if all(t.device.type == "cpu" for group in settings for t in group["params"]) else None
     match phase.optimiser:
         case "sgd":
             return torch.optim.SGD(settings, lr=phase.rate, momentum=phase.momentum, nesterov=phase.nesterov)
         case "adam":
-            return torch.optim.Adam(settings, lr=phase.rate, fused=fused)
+            return torch.optim.Adam(settings, lr=phase.rate)
         case "adamw":
-            return torch.optim.AdamW(settings, lr=phase.rate, fused=fused)
+            return torch.optim.AdamW(settings, lr=phase.rate)
         case "rmsprop":
             # As Keras has it: published rates of this optimiser are meant for these.
             return torch.optim.RMSprop(settings, lr=phase.rate, alpha=0.9, eps=1e-7, momentum=phase.momentum)
