@@ -283,12 +283,12 @@ class Training:
         """Paths of rows of the training images."""
         return [self.readable.paths[int(self.learn[row])] for row in rows]
 
-    # -- the probe and the head --------------------------------------------------------------------
-
     def _work(self, network: Network, digest: str, readouts: Sequence[Readout]) -> Work:
         """The whole network, to be read as it is now."""
         light = lightened(network.name, network.module, readouts, self.settings.device, self.settings.engine)
         return Work(network.name, light or network.module, digest, tuple(readouts), self.rules)
+
+    # -- the probe and the head --------------------------------------------------------------------
 
     def _probe(self, run: Run) -> Fitted:
         """A head solved on the frozen features: what the training starts from, and is measured against."""

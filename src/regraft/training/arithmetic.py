@@ -1,8 +1,8 @@
 """In which arithmetic what learns is computed: autocast on a GPU, and what pays on a processor.
 
 On a processor bf16 makes dense convolutions and matrix products twice as fast, and the gradient of a depthwise
-convolution's weights five times as slow; norms and the rest gain nothing (LOG.md). So only the former are computed in
-it, on weights and sums that stay fp32; that gradient is computed as a correlation where that is faster.
+convolution's weights several times as slow; norms and the rest gain nothing (LOG.md). So only the former are computed
+in it, on weights and sums that stay fp32; that gradient is computed as a correlation where that is faster.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class _OnProcessor(TorchFunctionMode):
     def _convolution(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
                      padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Tensor:
         if self._bf16 and groups == 1 and _fit(input, weight):
-            narrow = None if bias is None else bias.bfloat16()
-            return functional.conv2d(input.bfloat16(), weight.bfloat16(), narrow, stride, padding, dilation).float()
+            return functional.conv2d(*_narrow(input, weight, bias), stride, padding, dilation).float()
         if _pays_correlation(input, weight, stride, padding, dilation, groups):
             made: Tensor = _Depthwise.apply(input, weight, _pair(stride), _pair(padding))
             return made if bias is None else made + bias[:, None, None]
@@ -68,13 +67,16 @@ class _OnProcessor(TorchFunctionMode):
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self._bf16 and _fit(input, weight):
-            narrow = None if bias is None else bias.bfloat16()
-            return functional.linear(input.bfloat16(), weight.bfloat16(), narrow).float()
+            return functional.linear(*_narrow(input, weight, bias)).float()
         return functional.linear(input, weight, bias)
 
 
 def _fit(input: Tensor, weight: Tensor) -> bool:
     return weight.shape[1] >= _CHANNELS and input.dtype == weight.dtype == torch.float32
+
+
+def _narrow(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()
 
 
 def _pair(of: int | _Pair) -> _Pair:
