@@ -2,21 +2,28 @@
 
     python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--learns stages[-2:],head]
         [--everything clothing] [--everything-seeds 1]
+    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] --peers PYTHON [--epochs 12]
 
 For each set and seed: the probe (readouts, weighting and strength chosen on validation) and the probe of the last
 layer alone, both fitted on the training images; then the plan of ``--strategy partial`` on the same split, started at
 the probe, with nothing in the store. Accuracy over validation and test images pooled. For the sets of ``--everything``
 the same plan with everything learning, fresh views each epoch and a constant rate of 1e-4, less in earlier stages,
 until as many epochs as the plan has, six, have done no better on validation: from a solved head the first ones lose
-before they win. The best epoch counts. Writes ``results/cut_training.json`` and ``.md``, where rows that are not
-measured anew stay.
+before they win. The best epoch counts.
+
+With ``--peers``, the Python of an environment with fastai, nothing of ours is trained: fastai's ``fine_tune`` of so
+many epochs learns from the same images, and is judged on the same. Its accuracy alone is kept.
+
+Writes ``results/cut_training.json`` and ``.md``, where rows that are not measured anew stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import statistics
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -66,6 +73,8 @@ def probes(data: Path, seed: int, store: Path) -> dict[str, float]:
     return found
 
 
+_ROOT = Path(__file__).parent.parent
+
 #: The plan with everything learning, earlier stages more slowly, until validation stops improving.
 _EVERYTHING = ("phases.0.learns=all", "phases.0.views=0", "phases.0.rate=1e-4", "phases.0.law=geometric",
                "phases.0.factor=1.3", "phases.0.schedule=constant", "phases.0.epochs=30", "phases.0.patience=6")
@@ -94,6 +103,21 @@ def trained(data: Path, seed: int, out: Path, *changes: str) -> dict[str, Any]:
             "training_images": result.epochs[-1].images, "seconds": result.seconds}
 
 
+def fastai(python: str, data: Path, seed: int, epochs: int, scratch: Path) -> dict[str, Any]:
+    """Accuracy of fastai's ``fine_tune`` on the split of the same seed."""
+    index = prepare(TrainSettings(data, seed=seed), strategy_plan("partial", BackbonePlan(), PreprocessingPlan())).index
+    table, out = scratch / "table.csv", scratch / f"fastai-{data.name}-{seed}-{epochs}"
+    learn = set(index.rows("train").tolist())
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        writer.writerows((index.file(row), index.labels(row)[0], "train" if row in learn else "test")
+                         for row in range(len(index)))
+    done = subprocess.run([python, "-m", "benchmarks.contestants.fastai_fine_tune", table, out, str(epochs)],
+                          cwd=_ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return {"accuracy": json.loads(done.stdout.splitlines()[-1])["accuracy"]}
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,7 +127,12 @@ def main() -> None:
     parser.add_argument("--learns", default="", help="what learns, by default what the plan says")
     parser.add_argument("--everything", default="")
     parser.add_argument("--everything-seeds", type=int, default=1)
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
+    if arguments.peers:
+        _fastai_rows(arguments)
+        return
     changes = [f"phases.0.learns={arguments.learns}"] if arguments.learns else []
     command = (f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds {arguments.seeds}"
                + (f" --learns {arguments.learns}" if arguments.learns else "")
@@ -121,16 +150,41 @@ def main() -> None:
                 _write({**row, "conditions": conditions(command)})
 
 
+def _fastai_rows(arguments: argparse.Namespace) -> None:
+    """Accuracy of fastai, put beside ours of the same set and seed."""
+    about = conditions(f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds "
+                       f"{arguments.seeds} --peers PYTHON --epochs {arguments.epochs}")
+    for name in arguments.sets.split(","):
+        for seed in range(arguments.seeds):
+            with tempfile.TemporaryDirectory() as scratch:
+                found = fastai(arguments.peers, arguments.data / name, seed, arguments.epochs, Path(scratch))
+            print(json.dumps({"set": name, "seed": seed, "epochs": arguments.epochs, **found}), flush=True)
+            for row in _rows():
+                if (row["set"], row["seed"]) == (name, seed):
+                    row.setdefault("fastai", {})[str(arguments.epochs)] = {**found, "conditions": about}
+                    _write(row)
+
+
+def _rows() -> list[dict[str, Any]]:
+    """What was measured before."""
+    file = RESULTS / "cut_training.json"
+    found: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    return found
+
+
 def _write(row: dict[str, Any]) -> None:
     """Put one row into the results, in the place of what was measured of that set and seed before.
 
-    What everything learning gave stays with its own conditions where it is not measured anew.
+    What everything learning and fastai gave stays with its own conditions where it is not measured anew.
     """
-    file = RESULTS / "cut_training.json"
-    known: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
+    file, known = RESULTS / "cut_training.json", _rows()
     for one in known:
-        if (one["set"], one["seed"]) == (row["set"], row["seed"]) and "everything" in one and "everything" not in row:
+        if (one["set"], one["seed"]) != (row["set"], row["seed"]):
+            continue
+        if "everything" in one and "everything" not in row:
             row |= {"everything": {"conditions": one["conditions"], **one["everything"]}}
+        if "fastai" in one:
+            row.setdefault("fastai", one["fastai"])
     others = [one for one in known if (one["set"], one["seed"]) != (row["set"], row["seed"])]
     rows = sorted([*others, row], key=lambda one: (one["set"], one["seed"]))
     RESULTS.mkdir(exist_ok=True)
@@ -142,8 +196,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A line for each row, the means of each set under them, and when and how it was measured."""
     lines = ["# Training behind a cut, against the frozen probe and against training everything", "",
              "| set | seed | images judged | last layer % | probe % | behind the cut % | in s | epochs of s | "
-             "everything % | in s | epochs of s | times as long |",
-             "| --- " * 12 + "|"]
+             "everything % | in s | epochs of s | times as long | fastai % (epochs) |",
+             "| --- " * 13 + "|"]
     for name in dict.fromkeys(row["set"] for row in rows):
         of_set = [row for row in rows if row["set"] == name]
         lines += [_line(row, row["seed"], row["images"]) for row in of_set]
@@ -156,6 +210,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     about = dict.fromkeys(footer(one["conditions"]) for one in rows)
     about |= dict.fromkeys(f"everything: {footer(one['everything']['conditions'])}" for one in rows
                            if "conditions" in one.get("everything", {}))
+    about |= dict.fromkeys(f"fastai: {footer(found['conditions'])}" for one in rows
+                           for found in one.get("fastai", {}).values())
     return "\n\n".join(["\n".join(lines), *about]) + "\n"
 
 
@@ -174,6 +230,8 @@ def _line(row: dict[str, Any], seed: Any, images: Any) -> str:
         cells += [f"{100 * everything['trained']:.2f}", *_times(everything), f"{times:.1f}"]
     else:
         cells += [""] * 4
+    cells.append(", ".join(f"{100 * found['accuracy']:.2f} ({epochs})"
+                           for epochs, found in sorted(row.get("fastai", {}).items(), key=lambda one: int(one[0]))))
     return f"| {' | '.join(map(str, cells))} |"
 
 

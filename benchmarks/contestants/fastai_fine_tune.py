@@ -1,4 +1,4 @@
-"""fastai's ``vision_learner(...).fine_tune(4)`` on the same network and weights, its usual augmentation."""
+"""fastai's ``vision_learner(...).fine_tune(4)``, or so many epochs, on the same network and weights, augmented."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ from benchmarks.contestants.network import lite0
 from benchmarks.contestants.table import read_table, report
 
 train, test = read_table(sys.argv[1])
-EPOCHS = 4
+epochs = int(sys.argv[3]) if len(sys.argv) > 3 else 4
 table = pd.DataFrame([(*row, False) for row in train] + [(*row, True) for row in test],
                      columns=["path", "label", "held"])
 block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader("path"), get_y=ColReader("label"),
@@ -40,7 +40,7 @@ network = nn.Sequential(body, create_head(1280, classes))
 learner = Learner(loaders, network, loss_func=CrossEntropyLossFlat(), metrics=accuracy, splitter=default_split)
 learner.freeze()
 with learner.no_bar(), learner.no_logging():
-    learner.fine_tune(EPOCHS)
+    learner.fine_tune(epochs)
 Path(sys.argv[2]).mkdir(parents=True)
 learner.path = Path(sys.argv[2])
 learner.export("model.pkl")

@@ -38,9 +38,10 @@ _ROUNDS = 2
 #: Share of the average variance in each covariance.
 _SHRINKAGE = 0.1
 
-#: Classes are left out in so many groups, and what is left is learned from at most so many images.
+#: Classes are left out in so many groups; what is left is learned from at most so many images, and so many are judged.
 _GROUPS = 5
 _LEARNED = 1_000
+_JUDGED = 800
 
 #: With fewer held-out images there is no placing a threshold.
 _LEAST_HELD = 20
@@ -94,17 +95,21 @@ def fit_unknown(blocks: Blocks, settings: HeadSettings, y_N: NDArray[np.int32], 
             kind = best
         why = "classes left out in turn"
 
+    known = _known(blocks, settings, y_N, classes, learn) if kind == DEFAULT else None
+
     def scores(division: Division) -> NDArray[np.float64]:
         train, held = division
         if kind == DEFAULT:
-            return _known(blocks, settings, y_N, classes, train).distance_together(_joined(blocks, settings, held))
+            # Where one split holds images out, the model's own measure is the one that never saw them.
+            known_here = known if np.array_equal(train, learn) else None
+            known_here = known_here or _known(blocks, settings, y_N, classes, train)
+            return known_here.distance_together(_joined(blocks, settings, held))
         head = fit_head(_part(blocks, settings, train), y_N[train], classes, settings).tempered(temperature)
         return unsureness(kind, head.logits(_joined(blocks, settings, held)))
 
     novelty_M = np.sort(np.concatenate(in_threads(scores, judged(divisions))))
     place = min(math.ceil((len(novelty_M) + 1) * accept), len(novelty_M)) - 1
     threshold = float(novelty_M[place])
-    known = _known(blocks, settings, y_N, classes, learn) if kind == DEFAULT else None
     return Unknown(kind, threshold, accept, float((novelty_M <= threshold).mean()), why, tried), known
 
 
@@ -118,11 +123,12 @@ def compare_kinds(blocks: Blocks, settings: HeadSettings, y_N: NDArray[np.int32]
     kinds: tuple[NoveltyKind, ...] = get_args(NoveltyKind)
     present = np.unique(y_N[train])
 
-    learned = train[np.sort(np.random.default_rng(0).permutation(len(train))[:_LEARNED])]
+    learned, judged_on = (rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
+                          for rows, most in ((train, _LEARNED), (held, _JUDGED)))
 
     def turn(left_out: NDArray[np.int32]) -> dict[str, float]:
-        learn, kept = (rows[~np.isin(y_N[rows], left_out)] for rows in (learned, held))
-        strange = held[np.isin(y_N[held], left_out)]
+        learn, kept = (rows[~np.isin(y_N[rows], left_out)] for rows in (learned, judged_on))
+        strange = judged_on[np.isin(y_N[judged_on], left_out)]
         if not len(learn) or not len(kept) or not len(strange):
             return {}
         rest = np.setdiff1d(np.arange(classes), left_out)

@@ -171,13 +171,17 @@ def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessin
 
 
 def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.int64], rules: Preprocessing,
-               progress: Progress, deadline: Deadline, max_quarantined: float, watch: Watch | None = None) -> Features:
+               progress: Progress, deadline: Deadline, max_quarantined: float, watch: Watch | None = None,
+               memories: Sequence[Memory | None] | None = None) -> Features:
     """The same by several routes of one store: ``route_N`` says which route computes each of the index's N images.
 
-    An image that another of the routes has features of already is not computed again.
+    An image that another of the routes has features of already is not computed again. ``memories`` are what
+    :func:`recalled` gave a moment ago, for who needs it besides.
     """
     view = view_key(rules)
-    known = _known(index, routes, route_N, view) if watch is None else [None] * len(index)
+    known: list[tuple[Memory, int] | None] = [None] * len(index)
+    if watch is None:
+        known = _known(recalled(index, routes[0].space.store, view) if memories is None else memories, routes, route_N)
     done = [None if found is None else found[0] for found in known]
     of_N = np.array([-1 if found is None else found[1] for found in known], np.int64)
     todo = [row for row, memory in enumerate(done) if memory is None]
@@ -252,35 +256,38 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, 
     return len(todo)
 
 
-def _recalled(index: ImageIndex, store: FeatureStore, view: str) -> Iterator[list[Memory | None]]:
-    """What the store remembers of each unchanged file, many files at a time."""
+def recalled(index: ImageIndex, store: FeatureStore, view: str) -> list[Memory | None]:
+    """What the store remembers of each unchanged file of an index under a view; None for the others."""
     files = map(index.place, range(len(index)))
+    found: list[Memory | None] = []
     while states := [FileState.of(file) for file in islice(files, _RECALL)]:
-        yield store.recall_files(states, view)
+        found += store.recall_files(states, view)
+    return found
 
 
-def _known(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.int64], view: str,
+def _known(memories: Sequence[Memory | None], routes: Sequence[Route], route_N: NDArray[np.int64],
            ) -> list[tuple[Memory, int] | None]:
     """What needs no work: memory and route of each unchanged file whose pixels have features, None for the others."""
+    digests = [m.digest for m in memories if m is not None]
+    missing = [route.space.missing(digests) for route in routes]
     done: list[tuple[Memory, int] | None] = []
-    for memories in _recalled(index, routes[0].space.store, view):
-        digests = [m.digest for m in memories if m is not None]
-        missing = [route.space.missing(digests) for route in routes]
-        for memory in memories:
-            own = int(route_N[len(done)])
-            have = [] if memory is None else [n for n, of in enumerate(missing) if memory.digest not in of]
-            done.append(None if memory is None or not have else (memory, own if own in have else have[0]))
+    for memory, own in zip(memories, route_N.tolist(), strict=True):
+        have = [] if memory is None else [n for n, of in enumerate(missing) if memory.digest not in of]
+        done.append(None if memory is None or not have else (memory, own if own in have else have[0]))
     return done
 
 
-def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[FeatureKey]) -> list[NDArray[np.bool_]]:
+def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[FeatureKey],
+                   memories: Sequence[Memory | None] | None = None) -> list[NDArray[np.bool_]]:
     """Of which images each space has features, bool [N] for each of the keys, without reading all files.
+
+    ``memories`` are what :func:`recalled` gave, where that is known.
 
     Of files that the store does not know by name, such as moved ones, some are looked into; the others are taken to
     be like their neighbours.
     """
     view = keys[0].view
-    memories = [memory for some in _recalled(index, store, view) for memory in some]
+    memories = recalled(index, store, view) if memories is None else list(memories)
     strange = [row for row, memory in enumerate(memories) if memory is None]
     if strange and any(store.holds(key) for key in keys):
         step = -(-len(strange) // _LOOKED)

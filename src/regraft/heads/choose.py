@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
 from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head, nearest_mean
-from regraft.heads.solver import ROUGH, TOLERANCE, Fit, fit_path, softmax
+from regraft.heads.solver import ROUGH, TOLERANCE, Fit, OneOf, Problem, fit_path, softmax
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
 #: L2 strengths, strong to weak.
@@ -298,12 +298,13 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
         standard.apply_in_place(rows)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
     losses = []
-    tried = list(fit_path(X_ND, y_N, classes, strengths, start=start))
+    problem = Problem(X_ND, OneOf(y_N, classes))
+    tried = list(problem.path(strengths, start=start))
     for fit in tried:
         P = softmax(held_MD @ fit.V_RK + fit.b_K)
         losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], FLOOR)).mean())
     best = int(np.argmin(losses))
-    [fit] = fit_path(X_ND, y_N, classes, strengths[best:best + 1], TOLERANCE, tried[best])
+    [fit] = problem.path(strengths[best:best + 1], TOLERANCE, tried[best])
     return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=fit.strength))
 
 

@@ -144,23 +144,37 @@ def fit_path(Z_NR: Array, y_N: NDArray[np.int32], classes: int, strengths: Seque
 
 def fit_targets(Z_NR: Array, targets: Targets, strengths: Sequence[float], last_tolerance: float = ROUGH,
                 start: Fit | None = None) -> Iterator[Fit]:
-    """Fits at each strength in the given order (strong to weak is fastest), each started from the one before.
+    """Fits at each strength; see :meth:`Problem.path`."""
+    return Problem(Z_NR, targets).path(strengths, last_tolerance, start)
 
-    All are rough but the last one, which is brought to ``last_tolerance``. The first is started from ``start``, a fit
-    of these or of similar rows, where there is one.
 
-    ``Z_NR`` should be centred and have a mean squared row length near 1.
+class Problem:
+    """Rows float32 [N, R] and what their scores are to become; all fits run in the same coordinates.
+
+    The rows should be centred and have a mean squared length near 1.
     """
-    bias_K = targets.bias()
-    space = _space(Z_NR, len(bias_K))
-    X_PK = np.zeros((space.size + 1, len(bias_K)), np.float32)
-    X_PK[-1] = bias_K
-    if start is not None:
-        X_PK[:-1], X_PK[-1] = space.coefficients(start.V_RK), start.b_K
-    for number, strength in enumerate(strengths, start=1):
-        tolerance = last_tolerance if number == len(strengths) else ROUGH
-        X_PK, steps = _optimum(space, targets, X_PK, strength, tolerance)
-        yield Fit(strength, space.weights(X_PK[:-1]), X_PK[-1].copy(), steps)
+
+    def __init__(self, Z_NR: Array, targets: Targets) -> None:
+        self._targets = targets
+        self._bias_K = targets.bias()
+        self._space = _space(Z_NR, len(self._bias_K))
+
+    def path(self, strengths: Sequence[float], last_tolerance: float = ROUGH, start: Fit | None = None,
+             ) -> Iterator[Fit]:
+        """Fits at each strength in the given order (strong to weak is fastest), each started from the one before.
+
+        All are rough but the last one, which is brought to ``last_tolerance``. The first is started from ``start``, a
+        fit of these or of similar rows, where there is one.
+        """
+        space, targets = self._space, self._targets
+        X_PK = np.zeros((space.size + 1, len(self._bias_K)), np.float32)
+        X_PK[-1] = self._bias_K
+        if start is not None:
+            X_PK[:-1], X_PK[-1] = space.coefficients(start.V_RK), start.b_K
+        for number, strength in enumerate(strengths, start=1):
+            tolerance = last_tolerance if number == len(strengths) else ROUGH
+            X_PK, steps = _optimum(space, targets, X_PK, strength, tolerance)
+            yield Fit(strength, space.weights(X_PK[:-1]), X_PK[-1].copy(), steps)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from regraft.engines.choose import KINDS, LIGHT_KINDS, Pair, missing, pairs, sho
 from regraft.engines.contract import ANSWER_PRECISION, Engine, engine_key
 from regraft.errors import BackboneError, DataError, ImageError, MissingExtraError, UsageError
 from regraft.extraction.extract import known_features
-from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore
+from regraft.extraction.store import ENGINES, ENGINES_DIGITS, FeatureKey, FeatureStore, Memory
 from regraft.networks.lite import LiteFront, LiteNetwork
 from regraft.progress import Progress
 from regraft.records.base import shown
@@ -73,13 +73,15 @@ class Work:
 
 
 def engines_for(work: Work, index: ImageIndex, learns_N: NDArray[np.bool_], store: FeatureStore, wanted: EngineName,
-                device: Device, progress: Progress) -> tuple[Engine, Engine]:
+                device: Device, progress: Progress, memories: Sequence[Memory | None] | None = None,
+                ) -> tuple[Engine, Engine]:
     """The engines that compute an index's images, those to learn from (``learns_N``) and those for figures.
 
-    Often they are one. Raises UsageError where the ``wanted`` one can't run here.
+    Often they are one. ``memories`` are what the store remembers of the images, where that is known. Raises UsageError
+    where the ``wanted`` one can't run here.
     """
     engines = Engines(work, store, wanted, device, progress, lower=int(learns_N.sum()) >= LOWER_FROM)
-    return engines.choose(index, learns_N)
+    return engines.choose(index, learns_N, memories)
 
 
 def answer_engine(work: Work, index: ImageIndex, store: FeatureStore, wanted: EngineName, device: Device,
@@ -144,9 +146,10 @@ class Engines:
 
     # -- the choice --------------------------------------------------------------------------------
 
-    def choose(self, index: ImageIndex, learns_N: NDArray[np.bool_]) -> tuple[Engine, Engine]:
+    def choose(self, index: ImageIndex, learns_N: NDArray[np.bool_], memories: Sequence[Memory | None] | None = None,
+               ) -> tuple[Engine, Engine]:
         """The engines that compute an index's images; see :meth:`choose_from`."""
-        found = known_features(index, self._store, [self.key(kind) for kind in self.kinds])
+        found = known_features(index, self._store, [self.key(kind) for kind in self.kinds], memories)
         return self.choose_from(index, dict(zip(self.kinds, found, strict=True)), learns_N)
 
     def choose_from(self, index: ImageIndex, known: Mapping[EngineKind, NDArray[np.bool_]],

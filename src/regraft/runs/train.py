@@ -20,12 +20,12 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import lists, splits
 from regraft.data.copies import numbered, same_files
-from regraft.data.view import estimate_deep_range
+from regraft.data.view import estimate_deep_range, view_key
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.engines.light import does_without_torch
 from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
 from regraft.extraction.alignment import aligned
-from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key
+from regraft.extraction.extract import Features, Route, Rows, extract_by, feature_key, recalled
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.dense import Head
@@ -171,11 +171,13 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         with ExitStack() as spaces:
             work = Work(network.name, network.module, network.digest, network.readouts, rules)
             learns_N = _learns(index, folds)
-            engines = engines_for(work, index, learns_N, store, settings.engine, settings.device, progress)
+            memories = recalled(index, store, view_key(rules))
+            engines = engines_for(work, index, learns_N, store, settings.engine, settings.device, progress, memories)
             routes = [Route(spaces.enter_context(store.space(feature_key(rules, network.digest, engine))), engine)
                       for engine in dict.fromkeys(engines)]
             route_N = np.where(learns_N, 0, len(routes) - 1)
-            features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined)
+            features = extract_by(index, routes, route_N, rules, progress, deadline, settings.max_quarantined,
+                                  memories=memories)
             folder.write_quarantine(features.quarantined)
             features = aligned(features, index, routes[-1], rules, progress, deadline)
             fitted = fit(index, features, network.readouts, plan, progress, deadline, wanted(settings, index.classes))

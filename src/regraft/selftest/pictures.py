@@ -95,16 +95,17 @@ def pictures() -> Iterator[tuple[str, bytes]]:
 def _drawing(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
     """Waves in each colour, with plain rectangles on them for their edges; uint8 [height, width, 3]."""
     y_H1, x_1W = np.arange(height)[:, None] / height, np.arange(width)[None] / width
-    channels = []
-    for _ in range(3):
+    drawn = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):
         cycles = rng.uniform(-_MOST_CYCLES, _MOST_CYCLES, (_WAVES, 2))
         phases, heights = rng.uniform(0, 2 * np.pi, _WAVES), rng.uniform(0.2, 1, _WAVES)
         # The sine of a sum, taken apart, needs sines of rows and of columns alone instead of one for each pixel.
         A_HC = 2 * np.pi * y_H1 * cycles[:, 1] + phases
         B_CW = 2 * np.pi * cycles[:, :1] * x_1W
-        waves_HW = (heights * np.sin(A_HC)) @ np.cos(B_CW) + (heights * np.cos(A_HC)) @ np.sin(B_CW)
-        channels.append(127.5 + 127.5 * waves_HW / heights.sum())
-    drawn: NDArray[np.uint8] = np.rint(np.stack(channels, axis=2)).astype(np.uint8)
+        share = 127.5 * heights / heights.sum()
+        rows_HD = np.hstack([share * np.sin(A_HC), share * np.cos(A_HC)]).astype(np.float32)
+        waves_HW = rows_HD @ np.vstack([np.cos(B_CW), np.sin(B_CW)]).astype(np.float32)
+        drawn[..., channel] = np.clip(np.rint(waves_HW + np.float32(127.5)), 0, 255)
     for _ in range(3):
         left, top = (int(rng.integers(0, length // 2)) for length in (width, height))
         drawn[top:top + height // 4, left:left + width // 4] = rng.integers(0, 256, 3)
