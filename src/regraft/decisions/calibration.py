@@ -36,20 +36,24 @@ def fit_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32], repeats:
     One image more is counted, whose class nobody knows (as Platt did, 1999): without it, answers that are all right
     would ask for a temperature of 0.
     """
+    found = smoothed_temperature(P_NK, y_N, 1 / (len(y_N) + 1))
+    gain = metrics.log_loss(P_NK, y_N) - metrics.log_loss(tempered(P_NK, found), y_N)
+    return found if gain * len(y_N) / repeats > _TELLING else 1.0
+
+
+def smoothed_temperature(P_NK: NDArray[np.floating], y_N: NDArray[np.int32], smoothing: float) -> float:
+    """The temperature with the lowest log-loss where each label gives the share ``smoothing`` to all classes evenly."""
     logits_NK = np.log(np.maximum(P_NK, _TINY, dtype=np.float64))
     highest_N = logits_NK.max(1)
     below_NK = logits_NK - highest_N[:, None]
-    unsure = 1 / (len(y_N) + 1)
-    target = (1 - unsure) * logits_NK[np.arange(len(y_N)), y_N].mean() + unsure * logits_NK.mean()
+    target = (1 - smoothing) * logits_NK[np.arange(len(y_N)), y_N].mean() + smoothing * logits_NK.mean()
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         total_N = np.log(np.exp(below_NK * scale).sum(1)) + highest_N * scale
         return float(total_N.mean() - target * scale)
 
-    found = float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
-    gain = metrics.log_loss(P_NK, y_N) - metrics.log_loss(tempered(P_NK, found), y_N)
-    return found if gain * len(y_N) / repeats > _TELLING else 1.0
+    return float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
 
 
 def tempered_labels(P_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:

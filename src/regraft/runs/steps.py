@@ -18,7 +18,7 @@ from torch import nn
 from regraft import model
 from regraft.data.splits import TEST
 from regraft.data.view import estimate_deep_range
-from regraft.decisions.calibration import tempered
+from regraft.decisions.calibration import smoothed_temperature, tempered
 from regraft.engines.contract import Engine
 from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
@@ -314,8 +314,21 @@ class Training:
         head = TrainableHead(plan, ordered, sum(self.readouts[name].dim for name in ordered), classes,
                              self.job.settings.seed)
         if solved is not None:
-            head.start_at(_reordered(solved, ordered, self.readouts), self.features.read(self.learn, ordered))
+            features_ND = self.features.read(self.learn, ordered)
+            head.start_at(self._softened(_reordered(solved, ordered, self.readouts), features_ND), features_ND)
         return head
+
+    def _softened(self, solved: LinearHead, features_ND: NDArray[np.float32]) -> LinearHead:
+        """The same answers, no surer than the smoothed labels of the first phase allow.
+
+        What is solved on few images is sure of every one of them, and smoothing takes that for a mistake: the stages,
+        which learn faster than the head, would first of all unlearn what it reads.
+        """
+        smoothing = self.job.plan.phases[0].label_smoothing
+        if not smoothing:
+            return solved
+        P_NK = solved.probabilities(features_ND)
+        return solved.tempered(max(smoothed_temperature(P_NK, self.y_N[self.learn], smoothing), 1.0))
 
     # -- a phase, made ready -----------------------------------------------------------------------
 
