@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 import regraft
 from regraft import evaluation, metrics
-from regraft.decisions.calibration import fit_temperature, tempered
+from regraft.decisions.calibration import fit_temperature, smoothed_temperature, tempered
 from regraft.decisions.rules import ASKED, choose_rule, decide, label_sets, recall_threshold
 from regraft.errors import DataError, SettingsError, TamperedError, UnknownNameError, UsageError
 from regraft.records.decisions import DecisionRule, Requirement, Threshold, Wanted
@@ -57,6 +57,19 @@ def test_answers_that_are_all_right_do_not_become_certain() -> None:
     y = np.arange(40, dtype=np.int32) % 3
     P[np.arange(40), y] = 0.8
     assert 0.9 < tempered(P, fit_temperature(P, y)).max() < 0.995
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.4])
+def test_smoothed_labels_have_a_temperature_of_their_own(smoothing: float) -> None:
+    P, y = answers(1_000, 1, 3.0)
+    found = smoothed_temperature(P, y, smoothing)
+
+    def loss(temperature: float) -> float:
+        logs = np.log(tempered(P, temperature))
+        return float(-((1 - smoothing) * logs[np.arange(len(y)), y] + smoothing * logs.mean(1)).mean())
+
+    assert loss(found) < min(loss(found * 1.05), loss(found / 1.05))
+    assert found > fit_temperature(P, y)
 
 
 def test_probabilities_of_zero_stay_probabilities() -> None:

@@ -115,6 +115,20 @@ def test_the_head_starts_where_the_probe_is(crops: Path, tmp_path: Path) -> None
     assert result.probe.log_loss - 0.02 <= start.validation_loss <= result.probe.log_loss + 0.2
 
 
+def test_smoothed_labels_soften_the_head_that_a_training_starts_from(crops: Path, tmp_path: Path) -> None:
+    """Else the first thing that stages learn is to make a sure head less sure."""
+    changes = (*_PRETRAINED[:3], "phases.0.learns=[\"head\"]", "phases.0.epochs=1", "phases.0.rate=1e-7")
+    plain, smoothed = (partial(crops, tmp_path / f"out-{share}", *changes, f"phases.0.label_smoothing={share}")
+                       for share in (0, 0.3))
+    starts = [result.epochs[0] for result in (plain, smoothed)]
+    assert starts[0].validation_accuracy == starts[1].validation_accuracy
+    assert starts[1].validation_loss > starts[0].validation_loss + 0.05
+    # Labels of 0.85 and 0.15 leave every head their entropy at least; a sure head would have several times that.
+    least = -(0.85 * np.log(0.85) + 0.15 * np.log(0.15))
+    assert smoothed.epochs[1].train_loss is not None
+    assert least <= smoothed.epochs[1].train_loss < least + 0.2
+
+
 def test_what_is_frozen_stays_as_it_was(undisturbed: TrainResult) -> None:
     from regraft.networks.build import load_backbone
 

@@ -104,7 +104,8 @@ class HeadPlan(Record):
         "Dropout in front of each dense layer: one share for all, or one each.", ge=0, lt=1)] = (0.0,)
     one_logit: Annotated[bool, Setting("One output for two classes instead of two.")] = False
     start: Annotated[Literal["solved", "random"], Setting(
-        "Start at the solved logistic regression, or at random weights.")] = "solved"
+        "Start at the solved logistic regression, made no surer of itself than the first phase's label smoothing "
+        "allows, or at random weights.")] = "solved"
 
     def __post_init__(self) -> None:
         problems = [f"head: {p}" for p in _problems(self)]
