@@ -19,6 +19,9 @@ Fill = Literal["reflect", "pad"]
 
 Probability = Annotated[float, Setting("Probability that an image is changed.", ge=0, le=1)]
 
+Keep = Annotated[Literal["always", "measured"], Setting(
+    "Whether the step stays: always, or unless the frozen probe tells validation images that are changed so worse.")]
+
 
 class _ReadByOurselves(Record):
     """Reads JSON as it reads TOML, so that each mistake has one text; sub-classes say how in ``of_fields``."""
@@ -74,6 +77,7 @@ class HorizontalFlip(Transform):
 
     name: Literal["horizontal_flip"] = field(init=False, default="horizontal_flip")
     p: Probability = 0.5
+    keep: Keep = "always"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class VerticalFlip(Transform):
 
     name: Literal["vertical_flip"] = field(init=False, default="vertical_flip")
     p: Probability = 0.5
+    keep: Keep = "always"
 
 
 @dataclass(frozen=True)

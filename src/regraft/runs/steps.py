@@ -23,7 +23,7 @@ from regraft.engines.contract import Engine
 from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
 from regraft.errors import SettingsError, TrainingError
-from regraft.extraction.extract import Rows, extract, feature_key
+from regraft.extraction.extract import Rows, extract, extract_view, feature_key
 from regraft.extraction.store import FeatureStore
 from regraft.heads.choose import choosing_rows
 from regraft.heads.dense import Head
@@ -36,17 +36,19 @@ from regraft.networks.readouts import read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
 from regraft.records.heads import Choice
-from regraft.records.images import ImageIndex
+from regraft.records.images import Finding, ImageIndex
 from regraft.records.model import ModelRecord
 from regraft.records.networks import Readout
 from regraft.records.plan import Phase, Plan, Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, TrainResult
 from regraft.records.training import Epoch, PhaseForecast
+from regraft.records.views import Augmentation, Step
 from regraft.report.curves import curves
 from regraft.runs.drawing import draw
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
+from regraft.runs.mirroring import ASKED, measured
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.sources import Source
 from regraft.runs.train import (
@@ -80,6 +82,7 @@ from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
 from regraft.training.phases import understand
+from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -256,6 +259,8 @@ class Training:
         engine: Engine = _Colours() if random else answer_engine(
             self._work(network, network.digest, readouts), job.index, store, job.settings.engine, job.settings.device,
             progress)
+        self._engine = engine
+        self.found: list[Finding] = []
         self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
         self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)
@@ -266,6 +271,7 @@ class Training:
             raise TrainingError("no image is left for validation, on which the epoch is chosen; give more images a "
                                 "class, or take --strategy features")
         self.fitted = None if random else self._probe(run)
+        self._kept = self._kept_steps()
         self.head = self._head()
         self.reads = [self.readouts[name] for name in self.head.readouts]
 
@@ -336,6 +342,7 @@ class Training:
         """See :class:`regraft.training.loop.Stage`."""
         started = time.monotonic()
         module = self.network.module
+        phase = replace(phase, augment=self._kept.get(phase.augment, phase.augment))
         found = understand(phase, self.graph, self.reads, sum(p.numel() for p in self.head.parameters()),
                            self.job.plan.backbone.own_words)
         phase, learns, cut = found.phase, found.learns, found.cut
@@ -357,6 +364,37 @@ class Training:
         forecast = replace(forecast, prepared_seconds=round(time.monotonic() - started, 3))
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
                      validation, suffix is not None and in_bf16(phase, choose_device(self.job.settings.device)))
+
+    def _kept_steps(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """The augmentations of the phases, each without steps that turn out to do harm.
+
+        Measured before anything learns, in the network that the probe was solved on.
+        """
+        if self.hooks.augmentation is not None or self.fitted is None:  # a network that knows nothing can't be asked
+            return {}
+        held, head = self.held[:ASKED], self.fitted.head
+        right_M = self._right(head, self.features.read(held, head.settings.readouts), held)
+        kept = {}
+        for words in dict.fromkeys(phase.augment for phase in self.job.plan.phases):
+            kept[words], found = measured(words, right_M, lambda step: self._told(step, head, held))
+            for one in found:
+                self.progress.say(repr(one))
+            self.found += [Finding("harmful_augmentation", one.lost, repr(one)) for one in found if one.harms]
+        return kept
+
+    def _told(self, step: Step, head: LinearHead, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the probe tells images that a step has changed."""
+        views = Views(Augmentation((step,)), self.rules, self.settings.seed)
+        space = self.spaces.enter_context(self.store.space(replace(self.view0.key, view=views.key(1))))
+        digests = [self.features.digests[int(row)] for row in rows]
+        extract_view([self.readable.file(int(row)) for row in rows], digests, space, self._engine,
+                     lambda data, digest: views.pixels(data, 1, digest), f"trying {step.name}", self.progress,
+                     self.deadline)
+        return self._right(head, space.read(space.locate(digests), head.settings.readouts), rows)
+
+    def _right(self, head: LinearHead, features_MD: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        right_M: NDArray[np.bool_] = head.logits(features_MD).argmax(1) == self.y_N[rows]
+        return right_M
 
     def _live_norms(self, phase: Phase, learns: Learning) -> tuple[nn.Module, ...]:
         """Batch norms that work on each batch's own statistics."""
@@ -414,7 +452,8 @@ class Training:
             features=before.counted(self.features),
             quarantined=len(self.features.quarantined), validation=outcome.validation, test=test,
             seconds=before.seconds(), head=choice,
-            findings=(*self.job.index.findings, *self.network.findings), conversions=dict(self.features.notes),
+            findings=(*self.job.index.findings, *self.network.findings, *self.found),
+            conversions=dict(self.features.notes),
             probe=None if fitted is None else fitted.validation, epochs=tuple(map(Epoch.from_dict, loop.history)),
             decision=decision)
         self.folder.write("record.json", {"format_version": 1, "result": result.to_dict(), "tried": choice.tried,
