@@ -56,8 +56,8 @@ def test_digits_are_not_mirrored_and_photographs_are(tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "digits", string.digits, 60)
     found = {}
     for name, folder in (("digits", digits), ("photos", write_crops(tmp_path / "photos", 40))):
-        result = regraft.train(folder, strategy="partial", set=_SHORT, out=tmp_path / name, quiet=True, report="none",
-                               store=tmp_path / "store")
+        result = regraft.train(folder, strategy="partial", set=_SHORT, out=tmp_path / f"{name}-model",
+                               store=tmp_path / "store", report="none", quiet=True)
         assert isinstance(result, TrainResult)
         found[name] = [one for one in result.findings if one.kind == "harmful_augmentation"]
     assert found["photos"] == []

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
+from regraft.data.copies import same_files
+from regraft.data.index import open_data
 from regraft.data.splits import apply_splits, check_classes, complete, folds, holdout, limited, write_splits
 from regraft.errors import DataError
 from regraft.records.images import NO_SPLIT, SPLITS, ImageIndex, IndexBuilder
@@ -318,3 +321,23 @@ def test_splits_that_do_not_fit_the_data_are_refused(tmp_path: Path, text: str, 
 def test_a_missing_file_of_splits_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\\nwhere.csv can't be read \(No such file or directory\)"):
         apply_splits(make_index(unsplit(1)), tmp_path / "no\nwhere.csv")
+
+
+def test_copies_have_all_bytes_in_common(tmp_path: Path) -> None:
+    """A BMP begins with its lowest rows: two of these end alike and are other pictures."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    lower, upper = first.copy(), first.copy()
+    lower[-8:], upper[:8] = 0, 0
+    for name, pixels in (("a", first), ("b", lower), ("c", first), ("d", upper), ("e", first[:32])):
+        folder = tmp_path / ("odd" if name in "ace" else "even")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{name}.bmp")
+    index = open_data(tmp_path)
+    numbers = same_files(index)
+    assert numbers is not None
+    of = {Path(path).stem: number for path, number in zip(index.paths, numbers.tolist(), strict=True)}
+    assert of["a"] == of["c"]
+    assert len(set(of.values())) == 4
+    (tmp_path / "odd" / "c.bmp").unlink()
+    assert same_files(open_data(tmp_path)) is None

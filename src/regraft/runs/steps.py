@@ -330,7 +330,8 @@ class Training:
         What is solved on few images is sure of every one of them, and smoothing takes that for a mistake: the stages,
         which learn faster than the head, would first of all unlearn what it reads.
         """
-        smoothing = self.job.plan.phases[0].label_smoothing
+        phases = self.job.plan.phases
+        smoothing = phases[0].label_smoothing if phases else 0.0
         if not smoothing:
             return solved
         P_NK = solved.probabilities(features_ND)
