@@ -154,15 +154,16 @@ def _fastai_rows(arguments: argparse.Namespace) -> None:
     """Accuracy of fastai, put beside ours of the same set and seed."""
     about = conditions(f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds "
                        f"{arguments.seeds} --peers PYTHON --epochs {arguments.epochs}")
-    for name in arguments.sets.split(","):
-        for seed in range(arguments.seeds):
-            with tempfile.TemporaryDirectory() as scratch:
-                found = fastai(arguments.peers, arguments.data / name, seed, arguments.epochs, Path(scratch))
-            print(json.dumps({"set": name, "seed": seed, "epochs": arguments.epochs, **found}), flush=True)
-            for row in _rows():
-                if (row["set"], row["seed"]) == (name, seed):
-                    row.setdefault("fastai", {})[str(arguments.epochs)] = {**found, "conditions": about}
-                    _write(row)
+    wanted = [(name, seed) for name in arguments.sets.split(",") for seed in range(arguments.seeds)]
+    if missing := [one for one in wanted if one not in [(row["set"], row["seed"]) for row in _rows()]]:
+        raise SystemExit(f"{missing} were not measured yet; run the command without --peers first")
+    for name, seed in wanted:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = fastai(arguments.peers, arguments.data / name, seed, arguments.epochs, Path(scratch))
+        [row] = [one for one in _rows() if (one["set"], one["seed"]) == (name, seed)]
+        row.setdefault("fastai", {})[str(arguments.epochs)] = {**found, "conditions": about}
+        print(json.dumps({"set": name, "seed": seed, "fastai": row["fastai"]}), flush=True)
+        _write(row)
 
 
 def _rows() -> list[dict[str, Any]]:
