@@ -373,7 +373,9 @@ class Training:
         """
         if self.hooks.augmentation is not None or self.fitted is None:  # a network that knows nothing can't be asked
             return {}
-        held, head = self.held[:ASKED], self.fitted.head
+        # Of all classes: images lie sorted by class.
+        some = np.random.default_rng(self.settings.seed).permutation(len(self.held))[:ASKED]
+        held, head = self.held[np.sort(some)], self.fitted.head
         right_M = self._right(head, self.features.read(held, head.settings.readouts), held)
         kept = {}
         for words in dict.fromkeys(phase.augment for phase in self.job.plan.phases):
