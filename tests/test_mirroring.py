@@ -64,4 +64,3 @@ def test_digits_are_not_mirrored_and_photographs_are(tmp_path: Path) -> None:
     [told] = found["digits"]
     assert str(told).endswith("it is left away")
     assert told.count >= 7
-

@@ -31,7 +31,7 @@ from regraft.runs.ways import Ways, phase_of, plan_of
 from regraft.settings import AdviseSettings, TrainSettings, seconds, size_in_bytes
 from regraft.strategy.advising import harmless, reasons, recommended, scenario
 from regraft.strategy.halving import growing_order
-from regraft.strategy.presets import AUGMENT
+from regraft.strategy.presets import AUGMENT, MEASURED
 from regraft.strategy.writing import save_plan
 
 #: Images of a trial, and the share of them that is held out.
@@ -80,7 +80,7 @@ def consult(settings: TrainSettings, index: ImageIndex, limit: float, progress: 
         trim(store, size_in_bytes(settings.store_limit), progress)
     backbone, rows = look.runner.name, look.features.rows
     ways = Ways(settings, index.take(rows), look.runner, measured, solving)
-    augment = harmless(augmented) if augmented else AUGMENT
+    augment = harmless(augmented) if augmented else MEASURED
     pilot, not_tried = _pilot(settings, ways, augment, limit, progress)
     strategy = recommended(pilot)
     told = scenario(measured, strategy)

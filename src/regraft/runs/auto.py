@@ -23,7 +23,7 @@ from regraft.runs.rank import SCORED, Runner
 from regraft.runs.train import Before, prepare
 from regraft.settings import AUTO_LIMIT, Strategy, TrainSettings, seconds
 from regraft.strategy.advising import ENOUGH, Frozen, about_augmentations, enough, harmless
-from regraft.strategy.presets import AUGMENT
+from regraft.strategy.presets import AUGMENT, MEASURED
 
 #: Of a time limit that was given, the share that a training of stages may be expected to take: it must not run out.
 _OF_LIMIT = 0.6
@@ -42,13 +42,13 @@ class Settled:
     before:
         What the look took.
     augment:
-        Augmentations for stages that learn, in a plan's words: those that do no harm.
+        Augmentations for stages that learn, in a plan's words: those that do no harm, or that are yet to be measured.
     """
 
     settings: TrainSettings
     index: ImageIndex | None
     before: Before
-    augment: tuple[str, ...] = AUGMENT
+    augment: tuple[str, ...] = MEASURED
 
 
 def settled(settings: TrainSettings, progress: Progress) -> Settled:
@@ -97,7 +97,7 @@ def _looked(settings: TrainSettings, index: ImageIndex, began: float, progress: 
         augmented = _tried(look, found, progress, Deadline(left)) if pays else ()
     left = None if limit is None else max(limit - (time.monotonic() - began), 1.0)
     return Settled(replace(settings, strategy="partial" if pays else "features", time_limit=left), index,
-                   Before(began, look.features.computed), harmless(augmented) if augmented else AUGMENT)
+                   Before(began, look.features.computed), harmless(augmented) if augmented else MEASURED)
 
 
 def _tried(look: Look, found: Frozen, progress: Progress, deadline: Deadline) -> tuple[Augmented, ...]:
@@ -113,7 +113,7 @@ def _tried(look: Look, found: Frozen, progress: Progress, deadline: Deadline) ->
 def _augment_of(begun: Mapping[str, Any]) -> tuple[str, ...]:
     """The augmentations that an unfinished run was begun with."""
     phases = (begun.get("plan") or {}).get("phases") or [{}]
-    return tuple(phases[0].get("augment", AUGMENT))
+    return tuple(phases[0].get("augment", MEASURED))
 
 
 def _weighed(settings: TrainSettings, index: ImageIndex, runner: Runner, found: Frozen, solving: float,

@@ -21,7 +21,7 @@ from regraft.runs.rank import Runner
 from regraft.runs.train import network_and_rules
 from regraft.settings import TrainSettings
 from regraft.strategy.advising import Frozen, Measured, expected, from_scratch
-from regraft.strategy.presets import AUGMENT, strategy_plan
+from regraft.strategy.presets import MEASURED, strategy_plan
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.phases import Understood, understand
 
@@ -107,7 +107,7 @@ class Ways:
         return 1.0 if cut is None else round(1 - cut.multiply_adds / self._graph.cuts[0].multiply_adds, 4)
 
 
-def phase_of(strategy: str, augment: Sequence[str] = AUGMENT) -> Phase:
+def phase_of(strategy: str, augment: Sequence[str] = MEASURED) -> Phase:
     """The only phase of a strategy."""
     return strategy_plan(strategy, BackbonePlan(), PreprocessingPlan(), augment).phases[0]
 
@@ -122,7 +122,7 @@ def _phases(stages: int) -> Iterator[tuple[str, Phase]]:
     yield "scratch", replace(full, epochs=_SCRATCH_EPOCHS)
 
 
-def plan_of(settings: TrainSettings, backbone: str, strategy: str, augment: Sequence[str] = AUGMENT) -> Plan:
+def plan_of(settings: TrainSettings, backbone: str, strategy: str, augment: Sequence[str] = MEASURED) -> Plan:
     """The plan to train by: the settings of the advice stand in it."""
     start = BackbonePlan(backbone, None if settings.weights is None else str(settings.weights))
     seen = PreprocessingPlan(settings.size, settings.fit)
