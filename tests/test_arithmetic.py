@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from regraft.engines.processor import has_bf16
 from regraft.records.plan import Phase
-from regraft.training.arithmetic import in_bf16, learning_in
+from regraft.training.arithmetic import Arithmetic, arithmetic, in_bf16
 
 
-def _gradients(module: nn.Module, x: Tensor, bf16: bool | None) -> list[Tensor]:
+def _gradients(module: nn.Module, x: Tensor, computed: Arithmetic | bool | None) -> list[Tensor]:
     """What a module makes of pixels and the gradients of both; None: as PyTorch itself does it."""
     x = x.clone().requires_grad_()
-    if bf16 is None:
+    if computed is None:
         made = module(x)
     else:
-        with learning_in(bf16, "cpu"):
+        with (Arithmetic("cpu", computed) if isinstance(computed, bool) else computed).learning():
             made = module(x)
     weights = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
     return [made, *torch.autograd.grad((made * weights).sum(), [x, *module.parameters()])]
@@ -39,9 +41,9 @@ def test_the_gradient_of_a_depthwise_kernel(channels: int, kernel: int | tuple[i
     layer = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias)
     layer = layer.to(memory_format=torch.channels_last)
     x = torch.randn(3, channels, side, side + 1).contiguous(memory_format=torch.channels_last)
-    with learning_in(False, "cpu"):
+    with Arithmetic("cpu", False).learning():
         name = type(layer(x).grad_fn).__name__
-    assert bias or name == "_DepthwiseBackward", "not the way that is tested"
+    assert name == "_DepthwiseBackward", "not the way that is tested"
     _close(_gradients(layer, x, False), _gradients(layer, x, None), 1e-5)
 
 
@@ -73,6 +75,65 @@ def test_norms_and_depthwise_layers_stay_fp32() -> None:
     x = torch.randn(4, 32, 6, 6)
     for found, expected in zip(_gradients(layers, x, True), _gradients(layers, x, None), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def _normed(*layers: nn.Module) -> nn.Sequential:
+    """Layers in inference mode, their norms as if they had been trained."""
+    torch.manual_seed(0)
+    module = nn.Sequential(*layers).eval()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (*norm.parameters(), norm.running_mean, norm.running_var):
+                assert isinstance(tensor, Tensor)
+                nn.init.uniform_(tensor, 0.5, 2)
+    return module
+
+
+class _Beside(nn.Module):
+    """A convolution whose result is read twice: by its norm, and by what comes after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        normed: Tensor = self.norm(x)
+        return x + normed
+
+
+_PHASE = Phase("p", ("all",), precision="fp32")
+
+
+@pytest.mark.parametrize("layers", [
+    (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(inplace=True)),
+    (nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 5, groups=8), nn.BatchNorm2d(8, affine=False)),
+    (nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))])
+def test_norms_learn_inside_the_convolutions_before_them(layers: tuple[nn.Module, ...]) -> None:
+    module, x = _normed(*layers), torch.randn(4, 3, 12, 12)
+    computed = arithmetic(_PHASE, "cpu", module, (3, 12, 12))
+    behind = sum(isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d) for a, b in itertools.pairwise(layers))
+    assert len(computed.norms) == behind
+    before = [tensor.clone() for tensor in module.buffers()]
+    _close(_gradients(module, x, computed), _gradients(module, x, None), 1e-4)
+    for tensor, as_it_was in zip(module.buffers(), before, strict=True):
+        torch.testing.assert_close(tensor, as_it_was, rtol=0, atol=0)
+
+
+def test_norms_that_are_no_constant_factors_stay_where_they_are() -> None:
+    layers = _normed(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    own = arithmetic(Phase("p", ("all",), batch_norm="training"), "cpu", layers, (3, 9, 9))
+    assert not own.norms
+    assert not arithmetic(_PHASE, "cpu", _normed(_Beside()), (3, 9, 9)).norms
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    assert not arithmetic(_PHASE, "cpu", _normed(shared, nn.BatchNorm2d(3), shared), (3, 9, 9)).norms
+
+
+def test_a_network_that_does_otherwise_while_it_learns_is_not_computed_wrongly() -> None:
+    layers = _normed(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    computed = arithmetic(_PHASE, "cpu", layers, (3, 9, 9))
+    with pytest.raises(RuntimeError, match="other layers while it learns"), computed.learning():
+        layers[1](layers[0](torch.randn(2, 3, 9, 9)) * 2)
 
 
 def test_who_asks_for_a_precision_gets_it() -> None:

@@ -160,8 +160,10 @@ class Graph:
             if not isinstance(given, fx.Node):
                 return given
             if given not in values:
-                values[given] = (self.value(given, batch) if given.op == "get_attr" or _is_size(given)
-                                 else self.evaluate(given, values, batch, device))
+                found = (self.value(given, batch) if given.op == "get_attr" or _is_size(given)
+                         else self.evaluate(given, values, batch, device))
+                # A constant of the trace stays where it was traced.
+                values[given] = found.to(device) if isinstance(found, Tensor) else found
             return values[given]
 
         args, kwargs = map_aggregate(node.args, fetch), dict(map_aggregate(node.kwargs, fetch))

@@ -155,5 +155,5 @@ def _answers(module: nn.Module, readouts: Sequence[Readout], size: int) -> np.nd
     pictures: Tensor = torch.from_numpy(numbers.astype(np.float32)).view(_PICTURES, 3, size, size).to(device)
     with torch.inference_mode():
         found = Tapped(module, readouts).eval()(pictures)
-    joined: np.ndarray[tuple[int], np.dtype[np.float64]] = found.double().cpu().numpy().ravel()
+    joined: np.ndarray[tuple[int], np.dtype[np.float64]] = found.cpu().double().numpy().ravel()
     return joined

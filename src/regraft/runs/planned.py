@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from regraft.engines.pytorch import choose_device
 from regraft.errors import BackboneError
 from regraft.networks.build import Network, untrained
 from regraft.networks.graph import Graph, Prefix, Suffix
@@ -20,9 +20,9 @@ from regraft.records.networks import Cut
 from regraft.records.plan import Plan
 from regraft.runs.steps import settle
 from regraft.runs.train import divide
-from regraft.settings import TrainSettings
+from regraft.settings import Device, TrainSettings
 from regraft.strategy.describing import describe
-from regraft.training.arithmetic import in_bf16, learning_in
+from regraft.training.arithmetic import arithmetic
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.phases import (
     Understood,
@@ -42,7 +42,8 @@ _CLASSES = 2
 #: Forward and backward passes cost about this many forward ones.
 _STEP = 3
 
-_Made = TypeVar("_Made")
+#: Where a training runs unless it is told otherwise.
+_DEVICE: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ def _priced(plan: Plan, index: ImageIndex, data: str, graph: Graph, head: Traina
     learn, held = len(divided.rows("train")), len(divided.rows("validation"))
     facts, trained = [], False
     for found in phases:
-        facts.append(_told(found, *price(found, graph, head, learn, held, trained)))
+        facts.append(_told(found, *price(found, graph, head, learn, held, _DEVICE, trained)))
         trained = trained or bool(found.learns.parameters)
     return facts
 
 
-def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held: int, trained: bool = False,
-          ) -> tuple[int, float]:
-    """Bytes that a phase keeps and seconds that it takes, for images to learn from and held out.
+def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held: int, device: Device,
+          trained: bool = False) -> tuple[int, float]:
+    """Bytes that a phase keeps and seconds that it takes on a device, for images to learn from and held out.
 
     ``trained`` says whether an earlier phase changes the network. Measured on random pixels, decoding apart, as if the
     disk had room for everything.
@@ -131,7 +132,7 @@ def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held
     there = cut is None and not trained and not augmented
     rows = learn * max(phase.views if augmented else 0, 1) + held
     size = kept_bytes(rows, kept_readouts(cut, found.before), kept_formats(phase)[0]) if kept and not there else 0
-    cost = _measure(graph, found, head)
+    cost = _measure(graph, found, head, choose_device(device))
     frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
     return size, frozen + cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
 
@@ -140,9 +141,11 @@ def _pass_seconds(network: Network, plan: Plan) -> float:
     """Of one image through the frozen network."""
     if plan.backbone.start == "random":
         return 0.0
-    program, size = Tapped(network.module, network.readouts), plan.preprocessing.size or network.input.size
+    device = choose_device(_DEVICE)
+    program = Tapped(network.module, network.readouts).to(device)
+    x = _pixels(plan.preprocessing.size or network.input.size).to(device)
     with torch.inference_mode():
-        return _time(lambda: program(_pixels(size)))[0] / _MEASURED
+        return _time(lambda: program(x))[0] / _MEASURED
 
 
 def _pixels(size: int) -> Tensor:
@@ -150,19 +153,21 @@ def _pixels(size: int) -> Tensor:
         memory_format=torch.channels_last)
 
 
-def _time(run: Callable[[], _Made]) -> tuple[float, _Made]:
+def _time(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """Seconds of the second run, and what it gives; the first one sets up."""
     run()
     started = time.perf_counter()
     made = run()
+    float(made.detach().flatten()[0])  # a GPU runs behind: only what is read has been computed
     return time.perf_counter() - started, made
 
 
-def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
+def _measure(graph: Graph, found: Understood, head: TrainableHead, device: str) -> _Seconds:
     """One batch of the frozen part, and forward and backward through what learns, on random pixels."""
     size = int(graph.cuts[0].shape[-1])
-    module, cut = graph.module, found.cut
-    x = _pixels(size)
+    module, cut = graph.module.to(device), found.cut
+    head.to(device)
+    x = _pixels(size).to(device)
     frozen = 0.0
     program: nn.Module | None = None
     if cut is None:
@@ -177,17 +182,21 @@ def _measure(graph: Graph, found: Understood, head: TrainableHead) -> _Seconds:
     read = joined[:, :joined.shape[1] - width] if program is not None else x.new_zeros((_MEASURED, 0))
     activation = x if program is None or cut is None else joined[:, -width:].reshape(_MEASURED, *cut.shape)
     suffix = None if cut is None else Suffix(graph, cut, found.behind)
+    computed = arithmetic(found.phase, device, suffix, () if cut is None else cut.shape)
     names = set(found.learns.parameters)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in names)
     head.requires_grad_(found.learns.head)
 
-    def step() -> None:
+    def step() -> Tensor:
         features = [read]
         if suffix is not None:
-            with learning_in(in_bf16(found.phase, "cpu"), "cpu"):
+            with computed.learning():
                 features.append(suffix(activation))
-        torch.autograd.backward(head(torch.cat(features, 1)).sum())
+        value: Tensor = head(torch.cat(features, 1)).sum()
+        torch.autograd.backward(value)
+        # Gradients come after the value: reading one of them waits for all.
+        return next((p.grad for p in (*module.parameters(), *head.parameters()) if p.grad is not None), value)
 
     try:
         return _Seconds(frozen / _MEASURED, _time(step)[0] / _MEASURED)

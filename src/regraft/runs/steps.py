@@ -77,7 +77,7 @@ from regraft.runs.wanted import wanted
 from regraft.settings import DEFAULT_BACKBONE, TrainSettings, size_in_bytes
 from regraft.strategy.changing import on_backbone
 from regraft.strategy.writing import to_toml
-from regraft.training.arithmetic import in_bf16
+from regraft.training.arithmetic import arithmetic
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
@@ -194,7 +194,8 @@ def train_job(job: Job, folder: RunFolder, progress: Progress, deadline: Deadlin
             training = Training(job, network, rules, readouts, store, spaces, folder, progress, deadline, run)
             loop = Loop(plan.phases, training.stage, network.module, training.head,
                         training.y_N[training.learn], training.y_N[training.held], settings.seed,
-                        folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks)
+                        folder.path / CHECKPOINTS, training.files, deadline, progress, training.hooks,
+                        choose_device(settings.device))
             training.loop = loop
             forecasts = {line["phase"]: line for line in read_lines(folder.path / FORECASTS) if folder.continued}
             for event in loop.run():
@@ -362,9 +363,10 @@ class Training:
         buffers = tuple(name for name, _ in module.named_buffers()
                         if module.get_submodule(name.rpartition(".")[0]) in norms)
         train, validation = source.batches()
+        computed = arithmetic(phase, choose_device(self.job.settings.device), suffix, () if cut is None else cut.shape)
         forecast = replace(forecast, prepared_seconds=round(time.monotonic() - started, 3))
         return Stage(phase, forecast, found.groups, suffix, modules, (*learns.parameters, *buffers), learns.head, train,
-                     validation, suffix is not None and in_bf16(phase, choose_device(self.job.settings.device)))
+                     validation, computed)
 
     def _kept_steps(self) -> dict[tuple[str, ...], tuple[str, ...]]:
         """The augmentations of the phases, each without steps that turn out to do harm.
@@ -428,6 +430,8 @@ class Training:
             first = "the frozen probe did better" if better else "training did at least as well"
             decision = (f"{first} on validation: {probe.accuracy.value:.1%} frozen, "
                         f"{trained.accuracy.value:.1%} trained")
+            if probe.accuracy.value == trained.accuracy.value:
+                decision += f" (log-loss {probe.log_loss:.3f} and {trained.log_loss:.3f})"
             if better and settings.plan is None:
                 decision += "; the frozen probe is kept"
                 outcome = self._frozen(fitted, probe)

@@ -42,6 +42,7 @@ class Ways:
         self.frozen = frozen
         self.untraced = ""
         self._solving = solving
+        self._device = settings.device
         held = len(index.rows("validation")) or round(settings.validation_share * len(index))
         self._learn, self._held = len(index) - held, held
         self._graph: Graph | None = None
@@ -64,7 +65,7 @@ class Ways:
     def cost(self, phase: Phase, learn: int, held: int) -> tuple[int, float]:
         """Bytes and seconds of a phase on so many images."""
         assert self._graph is not None
-        return price(self._understood(phase), self._graph, self._head(), learn, held)
+        return price(self._understood(phase), self._graph, self._head(), learn, held, self._device)
 
     def partial(self) -> Forecast | None:
         """What learning stages are expected to give, untried; None where the network can't be cut."""

@@ -82,11 +82,11 @@ class TrainableHead(nn.Module):
         layers = []
         for i, dense in enumerate(self.dense):
             assert isinstance(dense, nn.Linear)
-            W = dense.weight.detach().double().cpu().numpy().T
-            b = dense.bias.detach().double().cpu().numpy()
+            W = dense.weight.detach().cpu().double().numpy().T
+            b = dense.bias.detach().cpu().double().numpy()
             if i == 0:
-                W = self.scale.double().cpu().numpy()[:, None] * W
-                b = b - self.mean.double().cpu().numpy() @ W
+                W = self.scale.cpu().double().numpy()[:, None] * W
+                b = b - self.mean.cpu().double().numpy() @ W
             layers.append((W, b))
         if self.one_logit:
             W, b = layers[-1]

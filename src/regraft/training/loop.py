@@ -28,7 +28,7 @@ from regraft.networks.graph import Suffix
 from regraft.progress import Deadline, Progress
 from regraft.records.plan import Phase
 from regraft.records.training import Epoch, PhaseForecast
-from regraft.training.arithmetic import learning_in
+from regraft.training.arithmetic import Arithmetic
 from regraft.training.batches import Batch, Batches
 from regraft.training.checkpoint import optimiser_tensors, read_checkpoint, restore_optimiser, write_checkpoint
 from regraft.training.head import TrainableHead, class_scores
@@ -56,7 +56,7 @@ class Stage:
     learns_head: bool
     train: Batches
     validation: Batches
-    bf16: bool
+    arithmetic: Arithmetic
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Loop:
     def __init__(self, phases: Sequence[Phase], stage: Callable[[Phase], Stage], network: nn.Module,
                  head: TrainableHead, y_N: NDArray[np.int32], y_held_M: NDArray[np.int32], seed: int, folder: Path,
                  files: Callable[[NDArray[np.int64]], list[str]], deadline: Deadline, progress: Progress,
-                 hooks: Hooks) -> None:
+                 hooks: Hooks, device: str) -> None:
         self.phases = phases
         self.network = network
         self.head = head
@@ -98,6 +98,7 @@ class Loop:
         self._deadline = deadline
         self._progress = progress
         self._hooks = hooks
+        self._device = device
         self._portions = Portions(progress.say)
         self._state = _State()
         self._ever: set[str] = set()  # tensors of the network that some phase so far may change
@@ -120,8 +121,10 @@ class Loop:
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> Iterator[PhaseForecast | Epoch]:
-        """Train; network and head are left at the best epoch of the last phase."""
+        """Train; network and head are left at the best epoch of the last phase, on the device they learned on."""
         keep_freed_memory()
+        for module in (self.network, self.head):
+            module.to(self._device)
         found = read_checkpoint(self._folder, self._progress.say)
         if found is not None:
             yield from self._continue(*found)
@@ -285,12 +288,12 @@ class Loop:
         return float(loss.detach()), float((class_scores(logits.detach()).argmax(1) == targets[0][0]).sum())
 
     def _logits(self, stage: Stage, batch: Batch, learning: bool) -> Tensor:
-        features = [batch.frozen] if batch.frozen.shape[1] else []
+        features = [batch.frozen.to(self._device)] if batch.frozen.shape[1] else []
         if stage.suffix is not None:
-            x = batch.activation
+            x = batch.activation.to(self._device)
             if x.ndim == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
-            with learning_in(stage.bf16, x.device.type) if learning else contextlib.nullcontext():
+            with stage.arithmetic.learning() if learning else contextlib.nullcontext():
                 features.append(stage.suffix(x))
         logits: Tensor = self.head(torch.cat(features, 1))
         return logits
@@ -374,7 +377,7 @@ class Loop:
         self._frozen(stage)
         rows = np.arange(len(self._y_held_M))
         batches = [rows[i:i + _VALIDATED] for i in range(0, len(rows), _VALIDATED)]
-        found = [class_scores(self._logits(stage, batch, learning=False)).double().softmax(1).cpu().numpy()
+        found = [class_scores(self._logits(stage, batch, learning=False)).cpu().double().softmax(1).numpy()
                  for batch in stage.validation.epoch(batches, [np.zeros_like(b) for b in batches])]
         joined: NDArray[np.float64] = np.concatenate(found)
         if not np.isfinite(joined).all():
