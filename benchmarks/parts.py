@@ -1,6 +1,6 @@
-"""What the parts of a training cost: the pass, large photographs, precision, the head, starting, a second fit.
+"""What the parts of a training cost: the pass, large photographs, precision, the head, a step, starting, a second fit.
 
-    python -m benchmarks.parts --data FOLDER [--only pass,photos,precision,head,start,refit]
+    python -m benchmarks.parts --data FOLDER [--only pass,photos,precision,head,step,start,refit]
 
 FOLDER holds image sets. Each part is measured against what it is to be compared with in the same run, taking turns,
 and the medians are told. Writes ``results/parts.json`` and ``parts.md``, where parts that are not measured anew stay.
@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from regraft.networks.lite import load_lite
 from regraft.progress import Deadline, Silent
 from regraft.records.heads import HeadSettings
 from regraft.records.images import ImageIndex
+from regraft.records.plan import Phase
 from regraft.runs.engines import Engines, Work, answer_engine
 from regraft.runs.train import preprocessing
 from regraft.settings import TrainSettings
@@ -49,6 +51,9 @@ from regraft.settings import TrainSettings
 Row = tuple[str, str, str]
 
 _REPEATS = 3
+
+#: Images of a step, as many as plans take.
+_STEP = 32
 
 
 def medians(*timed: Callable[[], float], repeats: int = _REPEATS) -> list[float]:
@@ -272,6 +277,50 @@ def heads(data: Path, scratch: Path) -> list[Row]:
             ("head", "100,000 x 1,280 x 100, three strengths", f"{took:.0f} s, {peak:.2f} GiB at most")]
 
 
+def steps(_: Path, __: Path) -> list[Row]:
+    """Forward and backward of a batch through what learns, against PyTorch's own arithmetic, all channels-last."""
+    return [_step_of("the last two stages learn", "stages[-2:]"), _step_of("everything learns", "all")]
+
+
+def _step_of(title: str, learns: str) -> Row:
+    import torch
+
+    from regraft.engines.allocation import keep_freed_memory
+    from regraft.networks.build import load_backbone
+    from regraft.networks.graph import Graph, Suffix
+    from regraft.training.arithmetic import arithmetic
+    from regraft.training.phases import understand
+
+    keep_freed_memory()  # for all of them, though a training of Regraft's alone does so
+    network = load_backbone("efficientnet_lite0")
+    module = network.module.to(memory_format=torch.channels_last)
+    graph = Graph(module, network.input.size, network.readouts)
+    phase = Phase("steps", (learns,))
+    found = understand(phase, graph, [readout for readout in network.readouts if readout.name == "last"], 0)
+    assert found.cut is not None
+    suffix = Suffix(graph, found.cut, found.behind)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in found.learns.parameters)
+    x = torch.rand((_STEP, *found.cut.shape), generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last)
+    ours = arithmetic(phase, "cpu", suffix, found.cut.shape)
+
+    def step(computed: AbstractContextManager[object]) -> float:
+        module.zero_grad(set_to_none=True)
+        started = time.perf_counter()
+        with computed:
+            made = suffix(x)
+        torch.autograd.backward(made.square().sum())
+        return time.perf_counter() - started
+
+    step(nullcontext())  # sets up
+    took, plain, cast = medians(lambda: step(ours.learning()), lambda: step(nullcontext()),
+                                lambda: step(torch.autocast("cpu", torch.bfloat16)), repeats=9)
+    return ("step", f"{_STEP} images forward and backward, {title}, {'bf16' if ours.bf16 else 'fp32'}",
+            f"{1000 * took:.0f} ms; PyTorch {1000 * plain:.0f} ms in fp32 ({plain / took:.1f} times), "
+            f"{1000 * cast:.0f} under its autocast to bf16 ({cast / took:.1f} times)")
+
+
 def starting(data: Path, scratch: Path) -> list[Row]:
     """Seconds from process start, against importing PyTorch and timm."""
     out = scratch / "model"
@@ -313,7 +362,7 @@ def refit(_: Path, scratch: Path) -> list[Row]:
 
 PARTS: dict[str, Callable[[Path, Path], list[Row]]] = {
     "pass": images_to_features, "photos": large_photographs, "precision": lower_precision, "head": heads,
-    "start": starting, "refit": refit}
+    "step": steps, "start": starting, "refit": refit}
 
 
 def main() -> None:
