@@ -102,6 +102,34 @@ class _Beside(nn.Module):
         return x + normed
 
 
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(-1, 0.5)])
+def test_clamping_in_place_changes_what_it_is_given_and_has_the_same_gradient(clamp: nn.Hardtanh) -> None:
+    torch.manual_seed(0)
+    x = 3 * torch.randn(3, 4, 5, 5)
+    x[0, 0, 0, :2] = torch.tensor([clamp.min_val, clamp.max_val])  # where the gradient ends
+    in_place = type(clamp)(inplace=True) if isinstance(clamp, nn.ReLU6) else nn.Hardtanh(-1, 0.5, inplace=True)
+    with Arithmetic("cpu", False).learning():
+        given = x.clone().requires_grad_() * 1
+        made = in_place(given)
+    assert made is given
+    assert type(made.grad_fn).__name__ == "_ClampedBackward", "not the way that is tested"
+
+    class After(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = in_place(x * 1)
+            return made * made
+
+    class Apart(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = clamp(x * 1)
+            return made * made
+
+    _close(_gradients(After(), x, False), _gradients(Apart(), x, None), 0.0)
+    view = (x.clone().requires_grad_() * 1)[:, 1:]
+    with Arithmetic("cpu", False).learning():
+        torch.testing.assert_close(in_place(view), clamp(x[:, 1:]))
+
+
 _PHASE = Phase("p", ("all",), precision="fp32")
 
 

@@ -158,6 +158,8 @@ class _OnProcessor(TorchFunctionMode):
             return self._with_norm(*args, **kwargs)
         if func is functional.linear:
             return self._linear(*args, **kwargs)
+        if func is functional.hardtanh:  # ReLU6 too
+            return _clamped(*args, **kwargs)
         if func is functional.batch_norm and self._normed is not None:
             return self._already(args[0] if args else kwargs["input"])
         return func(*args, **kwargs)
@@ -211,6 +213,30 @@ def _pays_correlation(x: Tensor, weight: Tensor, stride: Any, padding: Any, dila
     return (1 < groups == channels == len(weight) and x.ndim == 4 and weight.requires_grad
             and x.dtype == weight.dtype == torch.float32 and not isinstance(padding, str) and _pair(dilation) == (1, 1)
             and min(weight.shape[2:]) >= _KERNEL and height * width <= _POSITIONS * down * across)
+
+
+def _clamped(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    # PyTorch refuses to change a leaf, and a view's history is its own affair.
+    if not inplace or not input.requires_grad or input.is_leaf or input._is_view():
+        return functional.hardtanh(input, min_val, max_val, inplace)
+    made: Tensor = _Clamped.apply(input, min_val, max_val)
+    return made
+
+
+class _Clamped(torch.autograd.Function):
+    """Clamps in place; what comes out tells where gradients end, so what came in is not copied, as PyTorch does it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.low, ctx.high = low, high
+        ctx.mark_dirty(x.clamp_(low, high))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        [x] = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, ctx.low, ctx.high), None, None
 
 
 class _Depthwise(torch.autograd.Function):
