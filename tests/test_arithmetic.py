@@ -162,6 +162,8 @@ def test_a_network_that_does_otherwise_while_it_learns_is_not_computed_wrongly()
     computed = arithmetic(_PHASE, "cpu", layers, (3, 9, 9))
     with pytest.raises(RuntimeError, match="other layers while it learns"), computed.learning():
         layers[1](layers[0](torch.randn(2, 3, 9, 9)) * 2)
+    with pytest.raises(RuntimeError, match="other layers while it learns"), computed.learning():
+        layers.train()(torch.randn(2, 3, 9, 9))
 
 
 def test_who_asks_for_a_precision_gets_it() -> None:

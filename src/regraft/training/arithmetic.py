@@ -129,7 +129,7 @@ class _Looking(TorchFunctionMode):
             self._weight, self._made = args[1] if len(args) > 1 else kwargs["weight"], made
         elif func is functional.batch_norm:
             given = _SIGNATURE.bind(*args, **kwargs).arguments
-            if self._weight is not None and given["input"] is self._made and not given.get("training"):
+            if given.pop("input") is self._made and self._weight is not None and not given.get("training"):
                 self.norms[id(self._weight)] = _Norm(self._weight, given)
         return made
 
@@ -161,7 +161,7 @@ class _OnProcessor(TorchFunctionMode):
         if func is functional.hardtanh:  # ReLU6 too
             return _clamped(*args, **kwargs)
         if func is functional.batch_norm and self._normed is not None:
-            return self._already(args[0] if args else kwargs["input"])
+            return self._already(**_SIGNATURE.bind(*args, **kwargs).arguments)
         return func(*args, **kwargs)
 
     def _with_norm(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *others: Any,
@@ -174,8 +174,8 @@ class _OnProcessor(TorchFunctionMode):
         self._normed = self._convolution(input, *norm.inside(weight, bias), *others, **named)
         return self._normed
 
-    def _already(self, input: Tensor) -> Tensor:
-        if input is not self._normed:
+    def _already(self, input: Tensor, training: bool = False, **_: Any) -> Tensor:
+        if input is not self._normed or training:
             raise _NotNormedError
         self._normed = None
         return input
