@@ -41,7 +41,7 @@ def test_a_step_goes_where_more_is_lost_than_chance_explains(lost: int, won: int
     assert words == (("horizontal_flip",) if kept else ()) + ("random_resized_crop(scale_low=0.6)",)
     assert (found.images, found.lost, found.won, found.harms) == (100, lost, won, not kept)
     assert [step.to_text() for step in asked] == ["horizontal_flip(p=1)"]
-    assert f"{lost} are no longer told after horizontal_flip, {won} only then" in repr(found)
+    assert f"it makes {lost} wrong and {won} right" in repr(found)
 
 
 def test_what_is_to_stay_is_not_asked_about() -> None:
@@ -62,5 +62,5 @@ def test_digits_are_not_mirrored_and_photographs_are(tmp_path: Path) -> None:
         found[name] = [one for one in result.findings if one.kind == "harmful_augmentation"]
     assert found["photos"] == []
     [told] = found["digits"]
-    assert str(told).endswith("it is left away")
+    assert str(told).startswith("horizontal_flip does harm here and is left away: of ")
     assert told.count >= 7

@@ -40,8 +40,9 @@ class Measured:
         return bool(changed) and binomtest(self.lost, changed, alternative="greater").pvalue < _BY_CHANCE
 
     def __repr__(self) -> str:
-        what = f"of {self.images:,} validation images {self.lost:,} are no longer told after {self.step.name}"
-        return f"{what}, {self.won:,} only then; it is {'left away' if self.harms else 'kept'}"
+        what = "does harm here and is left away" if self.harms else "is kept"
+        return (f"{self.step.name} {what}: of {self.images:,} validation images it makes {self.lost:,} wrong and "
+                f"{self.won:,} right")
 
 
 def measured(words: tuple[str, ...], as_they_are: NDArray[np.bool_], told: Told,
