@@ -224,7 +224,7 @@ def test_ctrl_c_writes_a_checkpoint_within_an_epoch(
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
-    assert time.monotonic() - told < 5
+    assert time.monotonic() - told < 20
     assert len(list((out / "run" / "checkpoints").glob("*.safetensors"))) == 2
     assert not list((out / "run" / "checkpoints").glob("*.half"))
     resumed = regraft_cli(*command[3:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -599,9 +600,8 @@ def start_pass(folder: Path, data: Path, seconds: float) -> subprocess.Popen[str
 def stored(folder: Path) -> int:
     """Rows that the store in a folder holds, 0 while there is none."""
     try:
-        with sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True)) as db:
             count = int(db.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
-        db.close()
     except sqlite3.OperationalError:
         return 0
     return count
@@ -609,7 +609,7 @@ def stored(folder: Path) -> int:
 
 def assert_sound(folder: Path) -> None:
     """Every row lies in its shard, at a place of its own."""
-    with sqlite3.connect(folder / "index.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         places = db.execute("SELECT shard, row FROM rows").fetchall()
         assert len(places) == len(set(places))

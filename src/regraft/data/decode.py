@@ -76,8 +76,8 @@ def read_file(path: str | Path) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise ImageError("does not exist") from None
-    except ValueError as error:  # A table may name a path that no system has: with a null byte in it.
-        raise ImageError(f"can't be read ({error})") from None
+    except ValueError:  # A table may name a path that no system has.
+        raise ImageError("can't be read (embedded null byte)") from None
     except OSError as error:
         raise ImageError(f"can't be read ({error.strerror or error})") from None
 
