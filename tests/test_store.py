@@ -616,7 +616,6 @@ def assert_sound(folder: Path) -> None:
         for shard, file, rows in db.execute("SELECT id, file, rows FROM shards"):
             assert sorted(row for s, row in places if s == shard) == list(range(rows))
             assert (folder / file).stat().st_size >= rows * 11 * 4
-    db.close()
 
 
 @pytest.mark.parametrize("wait_for", [1, 40])
