@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from regraft.engines.processor import has_bf16
+from regraft.errors import TrainingError
 from regraft.records.plan import Phase
 from regraft.training.arithmetic import Arithmetic, arithmetic, in_bf16
 
@@ -160,10 +162,15 @@ def test_norms_that_are_no_constant_factors_stay_where_they_are() -> None:
 def test_a_network_that_does_otherwise_while_it_learns_is_not_computed_wrongly() -> None:
     layers = _normed(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     computed = arithmetic(_PHASE, "cpu", layers, (3, 9, 9))
-    with pytest.raises(RuntimeError, match="other layers while it learns"), computed.learning():
-        layers[1](layers[0](torch.randn(2, 3, 9, 9)) * 2)
-    with pytest.raises(RuntimeError, match="other layers while it learns"), computed.learning():
-        layers.train()(torch.randn(2, 3, 9, 9))
+    x = torch.randn(2, 3, 9, 9)
+    others: list[Callable[[], Tensor]] = [
+        lambda: layers[1](layers[0](x) * 2), lambda: layers.train()(x), lambda: layers[0](x),
+        lambda: layers[0](layers[0](x)[:, :3])]
+    for otherwise in others:
+        with pytest.raises(TrainingError, match="between a convolution and its batch norm"), computed.learning():
+            otherwise()
+    with pytest.raises(ZeroDivisionError), computed.learning():
+        _ = layers[0](x), 1 / 0
 
 
 def test_who_asks_for_a_precision_gets_it() -> None:

@@ -155,10 +155,15 @@ def _pixels(size: int) -> Tensor:
 
 def _time(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """Seconds of the second run, and what it gives; the first one sets up."""
-    run()
+
+    def done() -> Tensor:
+        made = run()
+        float(made.detach().flatten()[0])  # a GPU runs behind: only what is read has been computed
+        return made
+
+    done()
     started = time.perf_counter()
-    made = run()
-    float(made.detach().flatten()[0])  # a GPU runs behind: only what is read has been computed
+    made = done()
     return time.perf_counter() - started, made
 
 

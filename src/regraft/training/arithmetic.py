@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from regraft.engines import processor
+from regraft.errors import TrainingError
 from regraft.records.plan import Phase
 
 #: With fewer channels a product in bf16 costs more to prepare than it saves.
@@ -134,11 +135,12 @@ class _Looking(TorchFunctionMode):
         return made
 
 
-class _NotNormedError(RuntimeError):
+class _NotNormedError(TrainingError):
     """A convolution that has a norm inside was not followed by it."""
 
     def __init__(self) -> None:
-        super().__init__("the network runs other layers while it learns than while it answers; take "
+        super().__init__("while the network learns, something comes between a convolution and its batch norm that is "
+                         "not there while it answers; batch_norm = \"inference\" is not possible with it, take "
                          "batch_norm = \"training\"")
 
 
@@ -163,6 +165,11 @@ class _OnProcessor(TorchFunctionMode):
         if func is functional.batch_norm and self._normed is not None:
             return self._already(**_SIGNATURE.bind(*args, **kwargs).arguments)
         return func(*args, **kwargs)
+
+    def __exit__(self, raised: type[BaseException] | None, *others: Any) -> None:
+        super().__exit__(raised, *others)  # type: ignore[no-untyped-call]
+        if raised is None and self._normed is not None:
+            raise _NotNormedError
 
     def _with_norm(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *others: Any,
                    **named: Any) -> Tensor:
