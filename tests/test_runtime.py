@@ -21,6 +21,7 @@ from regraft.data.view import view0
 from regraft.engines.light import light_engine, lightened
 from regraft.errors import ImageError, ModelError, OutputError, SettingsError, UsageError
 from regraft.networks.lite import load_lite
+from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import ExportResult, TrainResult
 from regraft.runtime import OnnxModel, load_onnx
@@ -227,7 +228,7 @@ def test_the_front_without_torch_is_the_one_with_it(stage: str, size: int, crops
     from regraft.engines.pytorch import PyTorchEngine
     from regraft.networks.build import load_backbone
     from regraft.networks.graph import Graph, Prefix
-    from regraft.training.phases import kept_readouts
+    from regraft.training.batches import AT_CUT
 
     network = load_backbone("efficientnet_lite0", size=size)
     with torch.no_grad():
@@ -238,11 +239,29 @@ def test_the_front_without_torch_is_the_one_with_it(stage: str, size: int, crops
     assert light is not None
     before = graph.readouts_before(cut)
     assert stage in [readout.name for readout in before]
-    readouts, rules = kept_readouts(cut, before), Preprocessing(size=size)
+    readouts, rules = (*before, Readout(AT_CUT, "", "none", cut.numbers)), Preprocessing(size=size)
     pixels = np.stack([view0(path, rules).pixels for path in sorted(crops.rglob("*.jpg"))[19:21]])
     expected_BD = PyTorchEngine(Prefix(graph, cut, before), readouts, rules, "cpu").run(pixels)
     (tmp_path / "front.onnx").write_bytes(light.before(stage).onnx(readouts, rules, 2))
     found_BD = ONNXRuntimeEngine(tmp_path / "front.onnx", readouts, rules, 2).run(pixels)
+    np.testing.assert_allclose(found_BD, expected_BD, atol=1e-4 * np.abs(expected_BD).max())
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage6", "stage8"])
+def test_a_stage_is_read_as_it_is_without_torch(stage: str, crops: Path, tmp_path: Path) -> None:
+    from regraft.engines.onnxruntime import ONNXRuntimeEngine
+    from regraft.engines.pytorch import PyTorchEngine
+    from regraft.networks.build import load_backbone
+    from regraft.networks.readouts import read_as
+
+    network, rules = load_backbone("efficientnet_lite0", size=97), Preprocessing(size=97)
+    readouts = (network.readouts[-1], read_as(f"{stage}/flatten", network.module, network.readouts, 97))
+    light = lightened("efficientnet_lite0", network.module, readouts, "cpu", "auto")
+    assert light is not None
+    pixels = np.stack([view0(path, rules).pixels for path in sorted(crops.rglob("*.jpg"))[19:21]])
+    expected_BD = PyTorchEngine(network.module, readouts, rules, "cpu").run(pixels)
+    (tmp_path / "whole.onnx").write_bytes(light.onnx(readouts, rules, 2))
+    found_BD = ONNXRuntimeEngine(tmp_path / "whole.onnx", readouts, rules, 2).run(pixels)
     np.testing.assert_allclose(found_BD, expected_BD, atol=1e-4 * np.abs(expected_BD).max())
 
 
@@ -252,10 +271,10 @@ def test_what_needs_pytorch_is_not_lightened() -> None:
 
     network = load_backbone("efficientnet_lite0")
     pooled = network.readouts
-    flat = read_as("blocks.4/flatten", network.module, pooled, 224)
+    inside = read_as("blocks.4.0/mean", network.module, pooled, 224)
     assert lightened("efficientnet_lite0", network.module, pooled, "cpu", "auto") is not None
     assert lightened("efficientnet_lite0", network.module, pooled, "cpu", "pytorch") is None
-    assert lightened("efficientnet_lite0", network.module, (*pooled, flat), "cpu", "auto") is None
+    assert lightened("efficientnet_lite0", network.module, (*pooled, inside), "cpu", "auto") is None
     assert lightened("torch:mine", network.module, pooled, "cpu", "auto") is None
 
 

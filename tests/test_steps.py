@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import regraft
-from regraft.errors import OutputError, SettingsError, TrainingError
+from regraft.errors import DataError, OutputError, SettingsError, TrainingError
 from regraft.records.plan import BackbonePlan, HeadPlan, Phase, Plan, PreprocessingPlan
 from regraft.records.results import TrainResult
 from regraft.records.training import Epoch
@@ -270,6 +270,62 @@ def test_kept_activations_train_as_fresh_ones_do(crops: Path, tmp_path: Path) ->
     half = losses(crops, tmp_path / "half", "phases.0.cached=always")
     assert np.abs(np.subtract(fresh, whole)).max() < 1e-4
     assert 0 < np.abs(np.subtract(fresh, half)).max() < 0.05
+
+
+def test_the_first_pass_brings_what_is_kept_of_the_images_as_they_are(
+        crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same as a pass of its own through what lies before the cut, where the features were known."""
+    known = tmp_path / "known"
+    regraft.train(crops, backbone="efficientnet_lite0", size=64, out=tmp_path / "features", store=known, quiet=True)
+    changes = (*_PRETRAINED, "phases.0.epochs=1")
+    capsys.readouterr()
+    apart = regraft.train(crops, plan=_PLAN[-1], set=changes, out=tmp_path / "apart", store=known, report="none")
+    assert "later layers: frozen part: 38 of 38" in capsys.readouterr().err
+    at_once = regraft.train(crops, plan=_PLAN[-1], set=changes, out=tmp_path / "at-once", report="none",
+                            store=tmp_path / "empty")
+    assert "frozen part" not in capsys.readouterr().err
+    assert isinstance(apart, TrainResult)
+    assert isinstance(at_once, TrainResult)
+    assert (apart.features.reused, at_once.features.computed) == (60, 60)
+    np.testing.assert_allclose(np.array(figures(apart.epochs)[1:], float), np.array(figures(at_once.epochs)[1:], float),
+                               atol=1e-3)
+
+
+def test_a_head_that_reads_other_layers_answers_as_it_learned(crops: Path, tmp_path: Path) -> None:
+    """Its columns lie as the network makes them, however they are named; and stages are counted without them."""
+    result = partial(crops, tmp_path / "out", *_PRETRAINED[:2], 'phases.0.learns=["stages[-2:]", "head"]',
+                     'head.reads=["last", "stage2/mean", "stage3"]', "phases.0.epochs=2")
+    best = [epoch for epoch in result.epochs if epoch.best][-1]
+    assert result.head.chosen.readouts == ("stage2/mean", "stage3", "last")
+    assert result.validation is not None
+    assert result.validation.accuracy.value == pytest.approx(best.validation_accuracy)
+    other = partial(crops, tmp_path / "other", *_PRETRAINED[:2], 'phases.0.learns=["stages[-2:]", "head"]',
+                    'head.reads=["last"]', "phases.0.epochs=1")
+    learned, of_other = ({name for name, tensor in weights(r.out).items()
+                          if name in before and not np.array_equal(tensor, before[name])} for before in (_bundled(),)
+                         for r in (result, other))
+    assert learned == of_other
+
+
+def _bundled() -> dict[str, np.ndarray[Any, Any]]:
+    from regraft.networks.build import load_backbone
+
+    state = load_backbone("efficientnet_lite0").module.state_dict()
+    return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def test_an_image_that_is_gone_at_the_end_is_named(tmp_path: Path) -> None:
+    data = write_crops(tmp_path / "crops", 30)
+
+    def take(event: object) -> None:
+        if isinstance(event, Epoch) and event.number == 1:
+            for file in data.rglob("*.jpg"):
+                file.unlink()
+
+    with pytest.raises(DataError, match=r"was read before and can't be now \(.*\); put it back, and go on") as told:
+        partial(data, tmp_path / "out", *_PRETRAINED, "phases.0.epochs=1", hooks=regraft.Hooks(on_event=take))
+    assert str(tmp_path / "out") in str(told.value)
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 # -- what can't be done ----------------------------------------------------------------------------

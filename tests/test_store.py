@@ -971,3 +971,19 @@ def test_crops_of_one_photo_are_told_apart(tmp_path: Path, folder: Path) -> None
     index = open_data(write_crops(tmp_path / "crops", 5, seed=3))
     features, _ = run_pass(folder, index)
     assert len(set(features.digests)) == 10
+
+
+def test_what_small_numbers_can_not_hold_is_left_out_beside_the_features(tmp_path: Path) -> None:
+    engine = Colours()
+    with FeatureStore(tmp_path) as store, ExitStack() as spaces:
+        keys = [feature_key(_RULES, "w", engine, (readout,)) for readout in engine.readouts]
+        narrow, beside = (spaces.enter_context(store.space(key))
+                          for key in (keys[0], replace(keys[1], numbers="float16")))
+        route = Route(narrow, engine, beside)
+        rows_ND = np.arange(22, dtype=np.float32).reshape(2, 11)
+        route.append([b"a" * 16], rows_ND[:1])
+        route.append([b"b" * 16], rows_ND[1:] * 1e5)
+        assert route.missing([b"a" * 16, b"b" * 16, b"c" * 16]) == {b"b" * 16, b"c" * 16}
+        assert not narrow.missing([b"a" * 16, b"b" * 16])
+        np.testing.assert_array_equal(narrow.read(narrow.locate([b"b" * 16]), ["rows"]), rows_ND[1:, :8] * 1e5)
+        np.testing.assert_array_equal(beside.read(beside.locate([b"a" * 16]), ["mean"]), rows_ND[:1, 8:])

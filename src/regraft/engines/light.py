@@ -33,7 +33,7 @@ def lightened(backbone: str, module: Any, readouts: Sequence[Readout], device: D
         return None
     light = restore_lite(backbone, {name: t.numpy(force=True).copy() for name, t in module.state_dict().items()},
                          "reading features")
-    return light if set(readouts) <= set(light.readouts) else None
+    return light if all(map(light.gives, readouts)) else None
 
 
 def light_engine(network: LiteNetwork, readouts: Sequence[Readout], rules: Preprocessing, device: Device) -> Engine:

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -27,6 +27,7 @@ from regraft.extraction.store import FeatureKey, FeatureStore, FileState, Memory
 from regraft.progress import Deadline, Progress
 from regraft.records.base import shown
 from regraft.records.images import ImageIndex, Quarantined
+from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
 
 #: Images between two commits to the store: what a killed pass computes again at most.
@@ -42,8 +43,15 @@ _LOOKED = 64
 Watch = Callable[[int, bytes], None]
 
 
-class Rows(Protocol):
-    """Features of N images that a head can be fitted on, wherever they come from; see :class:`Features`."""
+class Readable(Protocol):
+    """Features of N images, wherever they come from."""
+
+    def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
+        """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
+
+
+class Rows(Readable, Protocol):
+    """Features of N images that a head can be fitted on, see :class:`Features`."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -57,19 +65,37 @@ class Rows(Protocol):
     def quarantined(self) -> tuple[Quarantined, ...]:
         """Images of the index that have no features, with the reason."""
 
-    def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
-        """Joined readouts of the given positions (0..N-1), float32 [M, D]."""
-
     def width(self, readout: str) -> int:
         """How many numbers a readout has."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """A way that images can take: through an engine into its space."""
+    """A way that images can take: through an engine into its space.
+
+    An engine may give more than the space takes: what follows goes into the space ``beside`` it, where there is one.
+    """
 
     space: Space
     engine: Engine
+    beside: Space | None = None
+
+    def missing(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those digests of which something has no row yet. Safe to call from any thread."""
+        missing = self.space.missing(digests)
+        return missing if self.beside is None else missing | self.beside.missing(digests)
+
+    def append(self, digests: Sequence[bytes], features_ND: NDArray[np.float32]) -> None:
+        """Add what the engine gave of N images, float32 [N, D].
+
+        Raises OverflowError where the space's numbers are too small for it. Beside it such rows are left out: whoever
+        wants them computes them in larger numbers.
+        """
+        width = self.space.key.dim
+        self.space.append(digests, features_ND[:, :width])
+        if self.beside is not None:
+            with suppress(OverflowError):
+                self.beside.append(digests, features_ND[:, width:])
 
 
 @dataclass(frozen=True)
@@ -151,9 +177,12 @@ class _Seen:
     error: str | None = None
 
 
-def feature_key(rules: Preprocessing, weights: str, engine: Engine) -> FeatureKey:
-    """The space that an engine's features of a network's weights under a preprocessing belong to."""
-    return FeatureKey(view_key(rules), weights, engine.readouts, engine.key, rules.mean, rules.std)
+def feature_key(rules: Preprocessing, weights: str, engine: Engine, readouts: Sequence[Readout] = ()) -> FeatureKey:
+    """The space that an engine's features of a network's weights under a preprocessing belong to.
+
+    With ``readouts``, the first of what the engine gives, those alone.
+    """
+    return FeatureKey(view_key(rules), weights, tuple(readouts) or engine.readouts, engine.key, rules.mean, rules.std)
 
 
 def extract(index: ImageIndex, space: Space, engine: Engine, rules: Preprocessing, progress: Progress,
@@ -218,21 +247,21 @@ def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.i
                     quarantined, run.computed, len(kept) - run.computed, notes)
 
 
-def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, engine: Engine,
+def extract_view(files: Sequence[Path], digests: Sequence[bytes], route: Route,
                  pixels: Callable[[bytes, bytes], NDArray[np.uint8]], title: str, progress: Progress,
                  deadline: Deadline) -> int:
-    """Make sure that a space holds one view of each image; returns how many were computed.
+    """Make sure that a route's space holds one view of each image; returns how many were computed.
 
     ``digests`` name the images, ``pixels`` makes the view of (a file's bytes, its digest). Raises ImageError for
     a file that can't be read any more, OverflowError where the space's numbers are too small for the activations.
     """
-    missing = space.missing(digests)
+    missing = route.missing(digests)
     todo = [(file, digest) for digest, file in dict(zip(digests, files, strict=True)).items() if digest in missing]
     rows: list[tuple[bytes, NDArray[np.float32]]] = []
 
     def write() -> None:
         if rows:
-            space.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
+            route.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
             rows.clear()
 
     def look(item: tuple[Path, bytes]) -> tuple[bytes, NDArray[np.uint8]]:
@@ -243,7 +272,7 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], space: Space, 
         return 0
     with (workers() as pool, progress.task(title, len(todo)) as task,
           closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
-        forward: Forward[bytes] = Forward(engine, pool)
+        forward: Forward[bytes] = Forward(route.engine, pool)
         for digest, view in seen_in_order:
             forward.put(digest, view)
             rows += forward.ready()
@@ -269,7 +298,7 @@ def _known(memories: Sequence[Memory | None], routes: Sequence[Route], route_N: 
            ) -> list[tuple[Memory, int] | None]:
     """What needs no work: memory and route of each unchanged file whose pixels have features, None for the others."""
     digests = [m.digest for m in memories if m is not None]
-    missing = [route.space.missing(digests) for route in routes]
+    missing = [route.missing(digests) for route in routes]
     done: list[tuple[Memory, int] | None] = []
     for memory, own in zip(memories, route_N.tolist(), strict=True):
         have = [] if memory is None else [n for n, of in enumerate(missing) if memory.digest not in of]
@@ -335,7 +364,7 @@ class _Pass:
     def __init__(self, routes: Sequence[Route], view: str, pool: Executor) -> None:
         self.store = routes[0].space.store
         self.computed = 0
-        self._spaces = [route.space for route in routes]
+        self._routes = routes
         self._view = view
         self._forward: list[Forward[bytes]] = [Forward(route.engine, pool) for route in routes]
         self._rows: list[list[tuple[bytes, NDArray[np.float32]]]] = [[] for _ in routes]
@@ -347,8 +376,8 @@ class _Pass:
         """The route, this one before others, that has features of these pixels, or has them on their way."""
         if digest in self._fresh:
             return self._fresh[digest]
-        others = (n for n in range(len(self._spaces)) if n != route)
-        return next((n for n in (route, *others) if not self._spaces[n].missing([digest])), None)
+        others = (n for n in range(len(self._routes)) if n != route)
+        return next((n for n in (route, *others) if not self._routes[n].missing([digest])), None)
 
     def take(self, seen: _Seen, route: int) -> tuple[Memory, int]:
         """Accept one readable file; its memory, and the route that its features are of."""
@@ -384,9 +413,9 @@ class _Pass:
             self.computed += len(new)
 
     def _write(self) -> None:
-        for space, rows in zip(self._spaces, self._rows, strict=True):
+        for route, rows in zip(self._routes, self._rows, strict=True):
             if rows:
-                space.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
+                route.append([digest for digest, _ in rows], np.stack([row for _, row in rows]))
                 self._pending.difference_update(digest for digest, _ in rows)
                 rows.clear()
         # A file whose pixels still wait for the network is remembered with a later batch.

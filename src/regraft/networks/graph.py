@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,10 @@ class _Facts:
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     multiply_adds: list[int] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)  # calls that may be run as their module
+
+
+#: How :func:`regraft.networks.readouts.find_readouts` names stages; what a plan reads besides has other names.
+_STAGE = re.compile(r"stage\d+")
 
 
 class Graph:
@@ -380,10 +385,16 @@ class Graph:
         return tuple(self.readouts[name] for name, node in self._read_at.items()
                      if self._position[node] <= cut.position)
 
+    def in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Names of readouts in the order in which the network makes them; what leaves no trace comes last."""
+        position = {name: self._position[node] for name, node in self._read_at.items()}
+        known = list(self.readouts)
+        return tuple(sorted(names, key=lambda name: (position.get(name, len(self.nodes)), known.index(name))))
+
     @cached_property
     def stage_ends(self) -> dict[str, int]:
         """Position of the last operation of each stage, by the stage's name, in order."""
-        return {name: self._position[node] for name, node in self._read_at.items() if name.startswith("stage")}
+        return {name: self._position[node] for name, node in self._read_at.items() if _STAGE.fullmatch(name)}
 
     def place(self, at: int) -> tuple[str, tuple[int, ...]]:
         """The largest module that ends with an operation, else the one it is part of; what it makes of one image."""

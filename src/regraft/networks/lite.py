@@ -173,7 +173,17 @@ class LiteNetwork:
 
     def onnx(self, readouts: Sequence[Readout], rules: Preprocessing, batch: int) -> bytes:
         """The graph from pixels, uint8 [B, S, S, 3], to the joined readouts, float32 [B, D]."""
-        return _Graph(self._state, rules, batch).features(list(_stages(self._kind)), [one.name for one in readouts])
+        read = [(self._named(readout), readout.pooling == "none") for readout in readouts]
+        return _Graph(self._state, rules, batch).features(list(_stages(self._kind)), read)
+
+    def gives(self, readout: Readout) -> bool:
+        """Whether :meth:`onnx` has it: one of the readouts, or a stage's map as it is."""
+        return readout in self.readouts or (readout.pooling == "none" and any(
+            readout.node == one.node for one in self.readouts if one.pooling != "none"))
+
+    def _named(self, readout: Readout) -> str:
+        """The name of the readout at the same place."""
+        return next(one.name for one in self.readouts if one.node == readout.node)
 
     def onnx_maps(self, rules: Preprocessing) -> bytes:
         """The graph from the pixels of one picture, uint8 [1, S, S, 3], to what the readouts are means of.
@@ -230,17 +240,20 @@ class _Graph:
         self._nodes: list[Any] = []
         self._numbers: dict[str, Any] = {}
 
-    def features(self, stages: _Stages, readouts: Sequence[str]) -> bytes:
-        """The whole graph with the readouts of these names joined."""
-        pooled = {name: self._pool(x) for name, x in self._maps(stages).items()}
+    def features(self, stages: _Stages, readouts: Sequence[tuple[str, bool]]) -> bytes:
+        """The whole graph with the readouts of these names joined, pooled or, where it is told, as they are."""
+        maps = self._maps(stages)
+        pooled = {name: self._pool(x) for name, x in maps.items()}
         weights = [self._number(name, self._state[name]) for name in _CLASSIFIER]
         pooled["logits"] = self._node("Gemm", [pooled["last"], *weights], transB=1)
-        return self._joined([pooled[name] for name in readouts])
+        # What is no map of a stage has nothing to pool.
+        return self._joined([self._flat(maps[name]) if whole and name.startswith("stage") else pooled[name]
+                             for name, whole in readouts])
 
     def front(self, stages: _Stages, last: str, pooled: Sequence[str]) -> bytes:
         """The graph of the first stages: means of some of their maps and, as it is, the map of the last."""
         maps = self._stage_maps(stages)
-        return self._joined([*(self._pool(maps[name]) for name in pooled), self._node("Flatten", [maps[last]])])
+        return self._joined([*(self._pool(maps[name]) for name in pooled), self._flat(maps[last])])
 
     def _joined(self, parts: Sequence[str]) -> bytes:
         self._nodes.append(self._onnx.helper.make_node("Concat", parts, ["features"], axis=1))
@@ -294,6 +307,9 @@ class _Graph:
             return x
         bounds = [self._number(f"{bound}", np.array(bound, np.float32)) for bound in (0, 6)]
         return self._node("Clip", [x, *bounds])
+
+    def _flat(self, x: str) -> str:
+        return self._node("Flatten", [x])
 
     def _pool(self, x: str) -> str:
         return self._node("ReduceMean", [x, self._number("positions", np.array([2, 3], np.int64))], keepdims=0)

@@ -102,7 +102,9 @@ class Tapped(nn.Module):
                 module = self.network.get_submodule(readout.node.removesuffix(INPUT))
 
                 def keep(tensor: Tensor, readout: Readout = readout) -> None:
-                    tapped[readout.name] = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
+                    pooled = pool(tensor, readout.pooling if tensor.ndim > 2 else "none")
+                    # What is not pooled may be the tensor itself, which a later layer may change in place.
+                    tapped[readout.name] = pooled.clone() if readout.pooling == "none" else pooled
 
                 if readout.node.endswith(INPUT):
                     handle = module.register_forward_pre_hook(lambda _, inputs, keep=keep: keep(inputs[0]))

@@ -177,7 +177,8 @@ class Phase(Record):
     augment: Annotated[tuple[str, ...], Setting(
         "Augmentations of the training images, such as horizontal_flip or rotation(degrees=20).")] = ()
     views: Annotated[int, Setting(
-        "Augmented views of each image, used in turn and cached at the cut; 0: fresh ones each epoch.",
+        "Augmented views of each image, kept at the cut and used in turn with the image as it is; 0: fresh ones each "
+        "epoch.",
         ge=0, le=1_000)] = 0
     cached: Annotated[Literal["auto", "always", "never"], Setting(
         "Keep activations at the cut: where it pays, always, or never.")] = "auto"

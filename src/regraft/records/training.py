@@ -8,6 +8,11 @@ from regraft.records.base import Record
 from regraft.records.networks import Cut
 
 
+def in_views(augmented: int) -> str:
+    """In how many views images are kept: as they are, and augmented in so many ways."""
+    return f"{augmented + 1} views" if augmented else "1 view"
+
+
 @dataclass(frozen=True)
 class Rung(Record):
     """One step of the ladder of learning rates: its modules share a rate.
@@ -37,7 +42,8 @@ class PhaseForecast(Record):
     ladder:
         Learning rates from the head downwards.
     views, cached:
-        Views of each image; whether activations at the cut are kept.
+        Augmented views of each image, which take turns with the image as it is (0: none, or fresh ones each epoch);
+        whether activations at the cut are kept.
     bytes:
         What the kept activations take on the disk.
     prepared_seconds:
@@ -59,7 +65,7 @@ class PhaseForecast(Record):
         where = "behind the last layer" if self.cut is None else (
             "in front of the first layer") if self.cut.position < 0 else (
             f"after {self.cut.module or self.cut.name}, {' x '.join(map(str, self.cut.shape))}")
-        kept = (f"; {self.views or 1} views kept, {self.bytes / 2**20:,.1f} MiB in {self.prepared_seconds:.1f} s"
+        kept = (f"; {in_views(self.views)} kept, {self.bytes / 2**20:,.1f} MiB in {self.prepared_seconds:.1f} s"
                 if self.cached else "")
         lines = [f"phase {self.phase}: {self.learning:,} of {self.total:,} parameters learn, {self.head:,} of them in "
                  "the head", f"  cut {where}{kept}"]

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.extraction.extract import extract_view
+from regraft.extraction.extract import Route, extract_view
 from regraft.extraction.store import FeatureKey
 from regraft.heads.choose import FLOOR, Candidate
 from regraft.heads.probe import FOLDS, answers
@@ -45,8 +45,8 @@ def tried(look: Look, head: HeadSettings, words: Sequence[str], progress: Progre
         engine, rules = look.runner.engine, look.runner.rules
         space = look.spaces.enter_context(look.store.space(FeatureKey(
             views.key(_VIEW), look.runner.network.digest, engine.readouts, engine.key, rules.mean, rules.std)))
-        extract_view(part.files, part.digests, space, engine, partial(_pixels, views), f"trying {word}", progress,
-                     deadline)
+        extract_view(part.files, part.digests, Route(space, engine), partial(_pixels, views), f"trying {word}",
+                     progress, deadline)
         located = space.locate(part.digests)
         both = {name: np.concatenate([block, space.read(located, [name])]) for name, block in part.blocks.items()}
         changed = answers(both, part.y_N, part.groups_N, part.classes, [candidate], look.seed, FOLDS, views=2)

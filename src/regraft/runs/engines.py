@@ -152,6 +152,11 @@ class Engines:
         found = known_features(index, self._store, [self.key(kind) for kind in self.kinds], memories)
         return self.choose_from(index, dict(zip(self.kinds, found, strict=True)), learns_N)
 
+    def known_share(self, index: ImageIndex) -> float:
+        """Of how many of an index's images features are known, by the candidate that knows most."""
+        found = known_features(index, self._store, [self.key(kind) for kind in self.kinds])
+        return max(float(known_N.mean()) for known_N in found)
+
     def choose_from(self, index: ImageIndex, known: Mapping[EngineKind, NDArray[np.bool_]],
                     learns_N: NDArray[np.bool_]) -> tuple[Engine, Engine]:
         """The pair with the shortest forecast of those that agree; an engine that fails is left out, and it is said.

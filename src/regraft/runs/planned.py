@@ -28,7 +28,6 @@ from regraft.training.phases import (
     Understood,
     kept_bytes,
     kept_formats,
-    kept_readouts,
     may_keep,
     understand,
 )
@@ -130,9 +129,11 @@ def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held
     kept = phase.cached != "never" and not may_keep(phase, cut, augmented, cacheable=True)
     # Frozen readouts of a network that has not changed are in the store after the first pass.
     there = cut is None and not trained and not augmented
-    rows = learn * max(phase.views if augmented else 0, 1) + held
-    size = kept_bytes(rows, kept_readouts(cut, found.before), kept_formats(phase)[0]) if kept and not there else 0
+    rows = learn * (1 + (phase.views if augmented else 0)) + held
+    size = kept_bytes(rows, found.kept, kept_formats(phase)[0]) if kept and not there else 0
     cost = _measure(graph, found, head, choose_device(device))
+    if kept and cut is not None and not trained:
+        rows -= learn + held  # the pass over the pictures gives these
     frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
     return size, frozen + cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
 

@@ -13,7 +13,7 @@ from regraft.decisions.fitting import fit_unknown
 from regraft.decisions.novelty import Known
 from regraft.decisions.rules import choose_rule
 from regraft.errors import DataError
-from regraft.extraction.extract import Rows
+from regraft.extraction.extract import Readable
 from regraft.heads.choose import choosing_rows, divide
 from regraft.records.decisions import DecisionRule, Unknown, Wanted
 from regraft.records.heads import HeadSettings
@@ -78,7 +78,7 @@ def settle_held(wanted: Wanted, readable: ImageIndex, held: Held | None) -> Sett
     return Settled(held, temperature, choose_rule(wanted, P_NK, readable.y_N[rows_N], readable.classes))
 
 
-def with_unknown(settled: Settled, wanted: Wanted, readable: ImageIndex, features: Rows, head: HeadSettings,
+def with_unknown(settled: Settled, wanted: Wanted, readable: ImageIndex, features: Readable, head: HeadSettings,
                  learn: NDArray[np.int64], held: NDArray[np.int64] | int, seed: int) -> Settled:
     """The same with a measure of the unknown, from some of the images that were learned from.
 

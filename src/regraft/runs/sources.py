@@ -6,6 +6,7 @@ import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from regraft.engines.contract import Engine
 from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
 from regraft.errors import OutputError, TrainingError
-from regraft.extraction.extract import Features, extract_view
+from regraft.extraction.extract import Features, Route, extract_view
 from regraft.extraction.store import FeatureKey, FeatureStore, Numbers, Space
 from regraft.networks.build import Network
 from regraft.networks.graph import Graph, Prefix
@@ -27,15 +28,15 @@ from regraft.networks.readouts import Tapped
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
 from regraft.records.images import ImageIndex
-from regraft.records.networks import Cut, Readout
-from regraft.records.plan import Phase
+from regraft.records.networks import Readout
 from regraft.records.preprocessing import Preprocessing
+from regraft.records.training import in_views
 from regraft.records.views import augmentation
 from regraft.runs.engines import Work, views_engine
 from regraft.settings import TrainSettings, size_in_bytes
 from regraft.training.batches import Batches, Fresh, Kept
 from regraft.training.hooks import Hooks
-from regraft.training.phases import kept_bytes, kept_formats, kept_readouts, may_keep
+from regraft.training.phases import Understood, kept_bytes, kept_formats, may_keep
 from regraft.training.views import Views
 
 #: Share of the free disk that kept activations may take.
@@ -77,14 +78,75 @@ class _Shared(Protocol):
     def trained(self) -> bool: ...
 
 
+@dataclass(frozen=True)
+class Front:
+    """What lies before a phase's cut, or all of the network: what learns behind it changes nothing there.
+
+    ``trained`` says whether an earlier phase may have changed the network.
+    """
+
+    network: Network
+    graph: Graph
+    found: Understood
+    rules: Preprocessing
+    trained: bool = False
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the tensors before the cut."""
+        network, cut = self.network, self.found.cut
+        if cut is None and not self.trained:
+            return network.digest
+        state = network.module.state_dict()
+        if cut is None:
+            return weights_digest(network.architecture, state)
+        names = self.graph.tensors_before(cut)
+        return weights_digest(f"{network.architecture}@{cut.name}", {name: state[name] for name in names})
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the cut is the end of, where it is."""
+        cut = self.found.cut
+        return None if cut is None else next(
+            (name for name, end in self.graph.stage_ends.items() if end == cut.position), None)
+
+    @property
+    def whole(self) -> tuple[Readout, ...]:
+        """What is kept of an image, as a run of the whole network reads it; nothing where it can't."""
+        if self.stage is None:
+            return ()
+        *pooled, at_cut = self.found.kept
+        return *pooled, replace(at_cut, node=self.graph.readouts[self.stage].node)
+
+    def key(self, view: str, numbers: Numbers, engine: str) -> FeatureKey:
+        """The space of what is kept of a view."""
+        rules = self.rules
+        return FeatureKey(view, self.digest, self.found.kept, engine, rules.mean, rules.std, numbers)
+
+    def bytes(self, rows: int) -> int:
+        """What so many kept rows take."""
+        return kept_bytes(rows, self.found.kept, kept_formats(self.found.phase)[0])
+
+    def program(self, readouts: Sequence[Readout]) -> nn.Module:
+        """It, giving some of its readouts and, last, the tensor at the cut."""
+        cut = self.found.cut
+        return Tapped(self.network.module, readouts) if cut is None else Prefix(self.graph, cut, readouts)
+
+
+def room(store: FeatureStore, settings: TrainSettings) -> int:
+    """Bytes that kept activations may take: the disk's, or the store's."""
+    return min(int(_DISK_SHARE * shutil.disk_usage(store.folder).free), size_in_bytes(settings.store_limit))
+
+
 class Source:
     """Where a phase's batches come from: decided, with its price, before anything is computed."""
 
-    def __init__(self, training: _Shared, phase: Phase, cut: Cut | None, frozen: Sequence[Readout]) -> None:
+    def __init__(self, training: _Shared, found: Understood) -> None:
         self._all = training
-        self._phase = phase
-        self._cut = cut
-        self._frozen = tuple(frozen)
+        self._phase = phase = found.phase
+        self._cut = cut = found.cut
+        self._frozen = found.before
+        self._front = Front(training.network, training.graph, found, training.rules, training.trained)
         self._custom = training.hooks.augmentation
         varied = self._custom or augmentation(phase.augment) if phase.augment or self._custom else augmentation(())
         self._views = Views(varied, training.rules, training.settings.seed)
@@ -112,46 +174,25 @@ class Source:
         """What is kept on the disk for so many views."""
         if self._from_view0:
             return 0
-        rows = len(self._all.learn) * max(views, 1) + len(self._all.held)
-        return kept_bytes(rows, self._readouts, kept_formats(self._phase)[0])
+        return self._front.bytes(len(self._all.learn) * (views + 1) + len(self._all.held))
 
     def _has_room(self) -> bool:
         """Whether disk and store have room; takes fewer views where that helps, and says so."""
-        settings = self._all.settings
-        free = int(_DISK_SHARE * shutil.disk_usage(self._all.store.folder).free)
-        room = min(free, size_in_bytes(settings.store_limit))
-        wanted = self._bytes(self.views)
-        if wanted <= room:
+        free, wanted = room(self._all.store, self._all.settings), self._bytes(self.views)
+        if wanted <= free:
             return True
-        what = (f"{self._phase.name}: keeping {max(self.views, 1)} views takes {wanted:,} bytes, "
-                f"{wanted - room:,} more than there is room for")
+        what = (f"{self._phase.name}: keeping {in_views(self.views)} takes {wanted:,} bytes, "
+                f"{wanted - free:,} more than there is room for")
         if self._phase.cached == "always":
-            raise OutputError(f"{what} ({room:,}); free the disk, raise --store-limit, or take fewer views")
-        while self.views > 1 and self._bytes(self.views) > room:
+            raise OutputError(f"{what} ({free:,}); free the disk, raise --store-limit, or take fewer views")
+        while self.views > 1 and self._bytes(self.views) > free:
             self.views -= 1
-        fits = self._bytes(self.views) <= room
-        self._all.progress.say(f"{what}; {f'{self.views} views are kept' if fits else 'nothing is kept'} instead")
+        fits = self._bytes(self.views) <= free
+        self._all.progress.say(f"{what}; {f'{in_views(self.views)} are kept' if fits else 'nothing is kept'} instead")
         return fits
 
-    @property
-    def _readouts(self) -> tuple[Readout, ...]:
-        return kept_readouts(self._cut, self._frozen)
-
     def _key(self, view: int, numbers: Numbers, engine: str) -> FeatureKey:
-        rules = self._all.rules
-        return FeatureKey(self._views.key(view), self._digest, self._readouts, engine, rules.mean, rules.std, numbers)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        """Of the tensors before the cut: what learns behind it changes nothing there."""
-        network = self._all.network
-        if self._cut is None and not self._all.trained:
-            return network.digest
-        state = network.module.state_dict()
-        if self._cut is None:
-            return weights_digest(network.architecture, state)
-        names = self._all.graph.tensors_before(self._cut)
-        return weights_digest(f"{network.architecture}@{self._cut.name}", {name: state[name] for name in names})
+        return self._front.key(self._views.key(view), numbers, engine)
 
     @property
     def _device(self) -> str:
@@ -166,25 +207,22 @@ class Source:
             return (Kept({0: everything.view0}, {0: located[everything.learn]}, names, None),
                     Kept({0: everything.view0}, {0: located[everything.held]}, names, None))
         # The many come first: what is measured and converted for them serves the few as well.
-        views = range(1, self.views + 1) if self._augmented else (0,)
-        learn = self._keep(dict.fromkeys(views, everything.learn)) if self.kept else self._fresh(everything.learn)
+        learn = (self._keep(dict.fromkeys(range(self.views + 1), everything.learn)) if self.kept else
+                 self._fresh(everything.learn))
         return learn, self._keep({0: everything.held}) if self._keeps_held else self._fresh(everything.held)
 
     def _frozen_part(self) -> nn.Module | LiteFront:
         """What engines run: of a bundled backbone cut behind a stage, the part that needs no PyTorch."""
-        everything, cut = self._all, self._cut
-        stage = None if cut is None else next(
-            (name for name, end in everything.graph.stage_ends.items() if end == cut.position), None)
-        network, settings = everything.network, everything.settings
-        light = None if stage is None else lightened(network.name, network.module, self._frozen, settings.device,
+        network, settings, stage = self._all.network, self._all.settings, self._front.stage
+        light = None if stage is None else lightened(network.name, network.module, self._pooled, settings.device,
                                                      settings.engine)
-        return self._program() if light is None or stage is None else light.before(stage)
+        return self._front.program(self._pooled) if light is None or stage is None else light.before(stage)
 
-    def _program(self) -> nn.Module:
-        """The frozen part."""
-        if self._cut is None:
-            return Tapped(self._all.network.module, self._frozen)
-        return Prefix(self._all.graph, self._cut, self._frozen)
+    @property
+    def _pooled(self) -> tuple[Readout, ...]:
+        """What is kept of an image but the tensor at the cut."""
+        kept = self._front.found.kept
+        return kept if self._cut is None else kept[:-1]
 
     def _keep(self, rows_of: dict[int, NDArray[np.int64]]) -> Kept:
         """Compute views of images once, in the smallest number format that holds them."""
@@ -207,8 +245,8 @@ class Source:
                 everything.store.space(self._key(view, numbers, engine.key)))
             files = [everything.readable.file(int(row)) for row in rows]
             title = f"{self._phase.name}: view {view}" if view else f"{self._phase.name}: frozen part"
-            extract_view(files, digests[view], spaces[view], engine, functools.partial(self._pixels, view), title,
-                         everything.progress, everything.deadline)
+            extract_view(files, digests[view], Route(spaces[view], engine), functools.partial(self._pixels, view),
+                         title, everything.progress, everything.deadline)
             located[view] = spaces[view].locate(digests[view])
         return Kept(spaces, located, [readout.name for readout in self._frozen], self._shape)
 
@@ -222,8 +260,8 @@ class Source:
                        for view, of in digests.items()}
             return np.array([digest not in missing[view] for view, of in digests.items() for digest in of], np.bool_)
 
-        work = Work(f"the frozen part of {network.name}", self._frozen_part(), self._digest, self._readouts,
-                    everything.rules)
+        work = Work(f"the frozen part of {network.name}", self._frozen_part(), self._front.digest,
+                    self._front.found.kept, everything.rules)
         return views_engine(work, everything.readable, known, everything.store, settings.engine, settings.device,
                             everything.progress)
 
@@ -234,7 +272,7 @@ class Source:
         everything = self._all
         device = self._device
         at_front = self._cut is not None and self._cut.position < 0
-        program = self._program()
+        program = self._front.program(self._frozen)
         reader = Reader(program, self._frozen, everything.rules).to(device)
 
         def pixels(row: int, view: int) -> NDArray[np.uint8]:

@@ -17,14 +17,13 @@ from torch import nn
 
 from regraft import model
 from regraft.data.splits import TEST
-from regraft.data.view import estimate_deep_range
+from regraft.data.view import estimate_deep_range, view_key
 from regraft.decisions.calibration import smoothed_temperature, tempered
-from regraft.engines.contract import Engine
 from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
-from regraft.errors import SettingsError, TrainingError
-from regraft.extraction.extract import Rows, extract, extract_view, feature_key
-from regraft.extraction.store import FeatureStore
+from regraft.errors import DataError, SettingsError, TrainingError
+from regraft.extraction.extract import Readable, Route, extract, extract_by, extract_view, feature_key
+from regraft.extraction.store import FeatureKey, FeatureStore, Space
 from regraft.heads.choose import choosing_rows
 from regraft.heads.dense import Head
 from regraft.heads.linear import LinearHead, fit_head
@@ -35,6 +34,7 @@ from regraft.networks.own import load_network, own_name
 from regraft.networks.readouts import read_as
 from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Progress
+from regraft.records.base import shown
 from regraft.records.heads import Choice
 from regraft.records.images import Finding, ImageIndex
 from regraft.records.model import ModelRecord
@@ -42,15 +42,15 @@ from regraft.records.networks import Readout
 from regraft.records.plan import Phase, Plan, Run
 from regraft.records.preprocessing import Preprocessing
 from regraft.records.results import Evaluation, TrainResult
-from regraft.records.training import Epoch, PhaseForecast
+from regraft.records.training import Epoch, PhaseForecast, in_views
 from regraft.records.views import Augmentation, Step
 from regraft.report.curves import curves
 from regraft.runs.drawing import draw
-from regraft.runs.engines import Work, answer_engine
+from regraft.runs.engines import Engines, Work, answer_engine
 from regraft.runs.folder import RunFolder, read_lines, write_whole
 from regraft.runs.mirroring import ASKED, measured
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
-from regraft.runs.sources import Source
+from regraft.runs.sources import Front, Source, room
 from regraft.runs.train import (
     MAPPED,
     Before,
@@ -81,13 +81,16 @@ from regraft.training.arithmetic import arithmetic
 from regraft.training.head import DEFAULT_READS, TrainableHead
 from regraft.training.hooks import Hooks
 from regraft.training.loop import Loop, Stage
-from regraft.training.phases import understand
+from regraft.training.phases import kept_formats, may_keep, understand
 from regraft.training.views import Views
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 #: A :class:`regraft.records.training.PhaseForecast` a line, for each phase that was begun.
 FORECASTS = "phases.jsonl"
+
+#: Where the features of a larger share of the images are known, the first pass does not compute them again.
+_KNOWN = 0.5
 
 #: Widest readout that a probe is solved on.
 _WIDEST = 8192
@@ -255,15 +258,12 @@ class Training:
         self.store, self.spaces = store, spaces
         self.folder, self.progress, self.deadline = folder, progress, deadline
         self.loop: Loop | None = None
-        # Nothing is to be read from a network that knows nothing; the pictures are looked through all the same.
         random = job.plan.backbone.start == "random"
-        engine: Engine = _Colours() if random else answer_engine(
-            self._work(network, network.digest, readouts), job.index, store, job.settings.engine, job.settings.device,
-            progress)
-        self._engine = engine
+        self._route = self._colours() if random else self._first_route()
+        self.view0 = self._route.space
         self.found: list[Finding] = []
-        self.view0 = spaces.enter_context(store.space(feature_key(rules, network.digest, engine)))
-        self.features = extract(job.index, self.view0, engine, rules, progress, deadline, job.settings.max_quarantined)
+        self.features = extract_by(job.index, [self._route], np.zeros(len(job.index), np.int64), rules, progress,
+                                   deadline, job.settings.max_quarantined)
         folder.write_quarantine(self.features.quarantined)
         self.readable = job.index.take(self.features.rows)
         self.y_N = self.readable.y_N
@@ -295,6 +295,45 @@ class Training:
         light = lightened(network.name, network.module, readouts, self.settings.device, self.settings.engine)
         return Work(network.name, light or network.module, digest, tuple(readouts), self.rules)
 
+    # -- the first pass ----------------------------------------------------------------------------
+
+    def _colours(self) -> Route:
+        """Nothing is to be read from a network that knows nothing; the pictures are looked through all the same."""
+        engine = _Colours()
+        return Route(self._space(feature_key(self.rules, self.network.digest, engine)), engine)
+
+    def _first_route(self) -> Route:
+        """The way of the images as they are: what the first phase keeps of them comes of the same run as the features.
+
+        Unless the features of most are known already: what lies before the cut alone is sooner run then.
+        """
+        job, network, readouts = self.job, self.network, tuple(self.readouts.values())
+        work = self._work(network, network.digest, readouts)
+        where = (self.store, job.settings.engine, job.settings.device, self.progress)
+        front = self._first_front()
+        if front is None or Engines(work, *where).known_share(job.index) > _KNOWN:
+            engine = answer_engine(work, job.index, *where)
+            return Route(self._space(feature_key(self.rules, network.digest, engine)), engine)
+        engine = answer_engine(self._work(network, network.digest, (*readouts, *front.whole)), job.index, *where)
+        key = front.key(view_key(self.rules), kept_formats(front.found.phase)[0], engine.key)
+        return Route(self._space(feature_key(self.rules, network.digest, engine, readouts)), engine, self._space(key))
+
+    def _first_front(self) -> Front | None:
+        """What lies before the first phase's cut, where something of it is kept of each image as it is."""
+        job, phases = self.job, self.job.plan.phases
+        if not phases or phases[0].cached == "never":
+            return None
+        found = understand(phases[0], self.graph, list(self.readouts.values()), 0, job.plan.backbone.own_words)
+        front = Front(self.network, self.graph, found, self.rules)
+        augmented = bool(phases[0].augment or self.hooks.augmentation)
+        kept = (found.cut is not None and not may_keep(found.phase, found.cut, augmented, cacheable=True)
+                and front.bytes(len(job.index)) <= room(self.store, job.settings))
+        return front if kept and front.whole else None
+
+    def _space(self, key: FeatureKey) -> Space:
+        """A space of the store, open as long as the training lasts."""
+        return self.spaces.enter_context(self.store.space(key))
+
     # -- the probe and the head --------------------------------------------------------------------
 
     def _probe(self, run: Run) -> Fitted:
@@ -317,7 +356,7 @@ class Training:
             raise SettingsError(["head.start: 'solved' needs pre-trained weights and pooled readouts; here it must be "
                                  "'random'"])
         names = plan.reads or (DEFAULT_READS if solved is None else solved.settings.readouts)
-        ordered = tuple(sorted(names, key=list(self.readouts).index))
+        ordered = self.graph.in_order(names)  # as they are joined, wherever the network is cut
         head = TrainableHead(plan, ordered, sum(self.readouts[name].dim for name in ordered), classes,
                              self.job.settings.seed)
         if solved is not None:
@@ -352,11 +391,11 @@ class Training:
             self.progress.say(f"{phase.name}: {found.instead}")
         norms = self._live_norms(phase, learns)
         suffix = None if cut is None else Suffix(self.graph, cut, found.behind)
-        source = Source(self, phase, cut, found.before)
+        source = Source(self, found)
         forecast = PhaseForecast(phase.name, found.learning, found.total, found.head, cut, found.ladder, source.views,
                                  source.kept, source.bytes)
         if source.kept:
-            self.progress.say(f"{phase.name}: keeping {source.views or 1} views of {len(self.learn):,} images takes "
+            self.progress.say(f"{phase.name}: keeping {in_views(source.views)} of {len(self.learn):,} images takes "
                               f"{source.bytes / 2**20:,.1f} MiB")
         modules = () if suffix is None else tuple(
             m for m in suffix.modules_run if not isinstance(m, _BatchNorm) or m in norms)
@@ -390,9 +429,9 @@ class Training:
     def _told(self, step: Step, head: LinearHead, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the probe tells images that a step has changed."""
         views = Views(Augmentation((step,)), self.rules, self.settings.seed)
-        space = self.spaces.enter_context(self.store.space(replace(self.view0.key, view=views.key(1))))
+        space = self._space(replace(self.view0.key, view=views.key(1)))
         digests = [self.features.digests[int(row)] for row in rows]
-        extract_view([self.readable.file(int(row)) for row in rows], digests, space, self._engine,
+        extract_view([self.readable.file(int(row)) for row in rows], digests, Route(space, self._route.engine),
                      lambda data, digest: views.pixels(data, 1, digest), f"trying {step.name}", self.progress,
                      self.deadline)
         return self._right(head, space.read(space.locate(digests), head.settings.readouts), rows)
@@ -506,24 +545,50 @@ class Training:
         if not self.trained and self.fitted is not None:
             return _Final(self.readable, self.features, self.learn, self.held, test)
         some = choosing_rows(self.y_N, self.learn, self.job.settings.seed)
+        assert self.loop is not None
+        learned_ND = self.loop.features(np.searchsorted(self.learn, some))
         rows = np.concatenate([some, self.held, test])
         images = self.readable.take(rows)
+        unread = images if learned_ND is None else images.take(np.arange(len(some), len(rows)))
         work = self._work(network, self._digest(network), readouts)
-        engine = answer_engine(work, images, self.store, self.settings.engine, self.settings.device, self.progress)
-        space = self.spaces.enter_context(self.store.space(feature_key(self.rules, work.digest, engine)))
-        features = extract(images, space, engine, self.rules, self.progress, Deadline(None), 1.0)
+        engine = answer_engine(work, unread, self.store, self.settings.engine, self.settings.device, self.progress)
+        space = self._space(feature_key(self.rules, work.digest, engine))
+        features = extract(unread, space, engine, self.rules, self.progress, Deadline(None), 1.0)
+        if gone := features.quarantined:
+            raise DataError(f"{shown(gone[0].path)} was read before and can't be now ({gone[0].reason}); put it back, "
+                            f"and go on with the same command and --out {self.folder.out}")
         learn, held, test = np.split(np.arange(len(rows)), np.cumsum([len(some), len(self.held)]))
-        return _Final(images, features, learn, held, test)
+        known = features if learned_ND is None else _Kept(learned_ND, tuple(readouts), features)
+        return _Final(images, known, learn, held, test)
 
 
 class _Final(NamedTuple):
     """Images, their features, and the positions of those learned from, held out and tested on."""
 
     images: ImageIndex
-    features: Rows
+    features: Readable
     learn: NDArray[np.int64]
     held: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Features of the first images in memory, joined ``readouts``, and of those that follow them elsewhere."""
+
+    first_ND: NDArray[np.float32]
+    readouts: tuple[Readout, ...]
+    others: Readable
+
+    def read(self, which: NDArray[np.int64], readouts: Sequence[str]) -> NDArray[np.float32]:
+        """See :class:`Readable`."""
+        ends = np.cumsum([readout.dim for readout in self.readouts])
+        columns = {r.name: np.arange(end - r.dim, end) for r, end in zip(self.readouts, ends, strict=True)}
+        first = which < len(self.first_ND)
+        read_MD = np.empty((len(which), sum(len(columns[name]) for name in readouts)), np.float32)
+        read_MD[first] = self.first_ND[which[first]][:, np.concatenate([columns[name] for name in readouts])]
+        read_MD[~first] = self.others.read(which[~first] - len(self.first_ND), readouts)
+        return read_MD
 
 
 @dataclass(frozen=True)

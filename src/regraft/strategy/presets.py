@@ -23,7 +23,7 @@ def strategy_plan(strategy: str, backbone: BackbonePlan, preprocessing: Preproce
     """
     if strategy == "partial":
         phase = Phase("last stages", ("stages[-2:]", "head"), elsewhere=("share(0.5)", "head"), epochs=6, rate=5e-4,
-                      head_rate=1.5e-5, weight_decay=0.01, augment=tuple(augment), views=3, label_smoothing=0.1)
+                      head_rate=1.5e-5, weight_decay=0.01, augment=tuple(augment), views=2, label_smoothing=0.1)
     else:
         phase = Phase("everything", ("all",), epochs=6, rate=3e-4, head_rate=1.5e-5, law="geometric", factor=1.3,
                       weight_decay=0.01, augment=tuple(augment), label_smoothing=0.1)

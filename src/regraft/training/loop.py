@@ -102,6 +102,7 @@ class Loop:
         self._portions = Portions(progress.say)
         self._state = _State()
         self._ever: set[str] = set()  # tensors of the network that some phase so far may change
+        self._last: Stage | None = None  # the phase that runs, or ran last
         self._told_to_stop: BaseException | None = None
 
     @property
@@ -129,7 +130,7 @@ class Loop:
         if found is not None:
             yield from self._continue(*found)
         while self._state.phase < len(self.phases) and not self.stopped:
-            stage = self._stage(self.phases[self._state.phase])
+            stage = self._last = self._stage(self.phases[self._state.phase])
             self._ever |= set(stage.names)
             yield stage.forecast
             self._tell(stage.forecast)
@@ -288,6 +289,11 @@ class Loop:
         return float(loss.detach()), float((class_scores(logits.detach()).argmax(1) == targets[0][0]).sum())
 
     def _logits(self, stage: Stage, batch: Batch, learning: bool) -> Tensor:
+        logits: Tensor = self.head(self._features(stage, batch, learning))
+        return logits
+
+    def _features(self, stage: Stage, batch: Batch, learning: bool) -> Tensor:
+        """What the head reads of a batch, [B, D]."""
         features = [batch.frozen.to(self._device)] if batch.frozen.shape[1] else []
         if stage.suffix is not None:
             x = batch.activation.to(self._device)
@@ -295,8 +301,7 @@ class Loop:
                 x = x.contiguous(memory_format=torch.channels_last)
             with stage.arithmetic.learning() if learning else contextlib.nullcontext():
                 features.append(stage.suffix(x))
-        logits: Tensor = self.head(torch.cat(features, 1))
-        return logits
+        return torch.cat(features, 1)
 
     def _loss(self, phase: Phase, logits: Tensor, labels: Tensor) -> Tensor:
         if self._hooks.loss is not None:
@@ -384,6 +389,21 @@ class Loop:
             raise TrainingError(f"the network's answers are no numbers after {stage.phase.name}; try a smaller rate")
         return joined
 
+    @torch.no_grad()
+    def features(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """What the head reads of training rows as they are, float32 [N, D], in fp32.
+
+        Of what the last phase keeps, with the network as it is now; None where it keeps nothing, or was over before.
+        """
+        stage = self._last
+        if stage is None or not stage.forecast.cached:
+            return None
+        self._frozen(stage)
+        batches = [rows[i:i + _VALIDATED] for i in range(0, len(rows), _VALIDATED)]
+        found = [self._features(stage, batch, learning=False).cpu().numpy()
+                 for batch in stage.train.epoch(batches, [np.zeros_like(b) for b in batches])]
+        return np.concatenate(found)
+
     # -- what changes ------------------------------------------------------------------------------
 
     def _frozen(self, stage: Stage) -> None:
@@ -437,13 +457,13 @@ class Loop:
         return rng.permutation(len(self._y_N))
 
     def _views(self, stage: Stage, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """In which view each image comes: the kept ones in turn, or a fresh one each epoch."""
+        """In which view each image comes: the image as it is and its kept views in turn, or a fresh view each epoch."""
         if not stage.phase.augment and self._hooks.augmentation is None:
             return np.zeros_like(rows)
         views = stage.forecast.views  # fewer than the phase asks for where the disk has no room
         if not views:
             return np.full_like(rows, 1 + self._state.number)
-        return 1 + (rows + self._state.epoch) % views
+        return (rows + self._state.epoch) % (views + 1)
 
     def _tell(self, event: PhaseForecast | Epoch) -> None:
         if self._hooks.on_event is not None and self._hooks.on_event(event) is False:

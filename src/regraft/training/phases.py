@@ -33,6 +33,9 @@ class Understood:
         Where the network is cut; None: behind everything that the head reads.
     before, behind:
         The head's readouts in front of the cut, and those that come from what is trained.
+    kept:
+        What is kept of an image where something is: the network's readouts in front of the cut, whatever the head
+        reads, and, last, the tensor at the cut.
     groups, ladder:
         Parameters that share a rate, from the head downwards, and how many they are with the head's.
     learning, total, head:
@@ -45,6 +48,7 @@ class Understood:
     cut: Cut | None
     before: tuple[Readout, ...]
     behind: tuple[Readout, ...]
+    kept: tuple[Readout, ...]
     groups: tuple[Group, ...]
     ladder: tuple[Rung, ...]
     learning: int
@@ -67,13 +71,15 @@ def understand(phase: Phase, graph: Graph, reads: Sequence[Readout], head: int, 
         raise TrainingError(f"{phase.name}: nothing learns of what the head's answer depends on; name other modules, "
                             "or head")
     cut = graph.cut_for(learns.parameters) if learns.parameters else None
-    frozen = {r.name for r in (reads if cut is None else graph.readouts_before(cut))}
+    front = tuple(reads) if cut is None else graph.readouts_before(cut)
+    frozen = {r.name for r in front}
+    at_cut = () if cut is None else (Readout(AT_CUT, f"@{cut.name}", "none", cut.numbers),)
     groups = tuple(ladder(applied, learns, module, lambda: graph))
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     in_head = head if learns.head else 0
     return Understood(
         applied, _difference(phase, applied), learns, cut, tuple(r for r in reads if r.name in frozen),
-        tuple(r for r in reads if r.name not in frozen), groups, rungs(groups, module, in_head),
+        tuple(r for r in reads if r.name not in frozen), (*front, *at_cut), groups, rungs(groups, module, in_head),
         sum(sizes[name] for name in learns.parameters) + in_head,
         sum(sizes[name] for name in graph.used_by(reads)) + head, head)
 
@@ -121,11 +127,6 @@ def may_keep(phase: Phase, cut: Cut | None, augmented: bool, cacheable: bool) ->
 def kept_formats(phase: Phase) -> tuple[Numbers, ...]:
     """Number formats of kept activations, in the order in which they are tried."""
     return ("float32",) if phase.store_as == "float32" else _HALF
-
-
-def kept_readouts(cut: Cut | None, before: Sequence[Readout]) -> tuple[Readout, ...]:
-    """What is kept of an image: pooled readouts in front of the cut and, last, the tensor at it."""
-    return (*before, *(() if cut is None else (Readout(AT_CUT, f"@{cut.name}", "none", cut.numbers),)))
 
 
 def kept_bytes(rows: int, readouts: Sequence[Readout], numbers: Numbers) -> int:
