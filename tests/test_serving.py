@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -59,11 +60,15 @@ def spoken(server: Server, *parts: bytes, end: bool = True) -> bytes:
     """What the server says to raw bytes, up to the end of the connection."""
     where = urlsplit(server.address)
     with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
-        for part in parts:
-            connection.sendall(part)
-        if end:
-            connection.shutdown(socket.SHUT_WR)
         heard = b""
+        try:
+            for part in parts:
+                connection.sendall(part)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+        except OSError as error:  # who refuses may have ended the connection before all was said
+            if error.errno not in (errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET):
+                raise
         try:
             while chunk := connection.recv(65536):
                 heard += chunk
