@@ -248,8 +248,8 @@ class FeatureStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # A signal may raise as soon as the transaction has begun.
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
