@@ -122,18 +122,17 @@ def price(found: Understood, graph: Graph, head: TrainableHead, learn: int, held
     """Bytes that a phase keeps and seconds that it takes on a device, for images to learn from and held out.
 
     ``trained`` says whether an earlier phase changes the network. Measured on random pixels, decoding apart, as if the
-    disk had room for everything.
+    disk had room for everything and the features were known: where they are not, the pass that reads them brings the
+    images as they are along.
     """
     phase, cut = found.phase, found.cut
     augmented = bool(phase.augment)
-    kept = phase.cached != "never" and not may_keep(phase, cut, augmented, cacheable=True)
+    kept = not may_keep(phase, cut, augmented, cacheable=True)
     # Frozen readouts of a network that has not changed are in the store after the first pass.
     there = cut is None and not trained and not augmented
     rows = learn * (1 + (phase.views if augmented else 0)) + held
     size = kept_bytes(rows, found.kept, kept_formats(phase)[0]) if kept and not there else 0
     cost = _measure(graph, found, head, choose_device(device))
-    if kept and cut is not None and not trained:
-        rows -= learn + held  # the pass over the pictures gives these
     frozen = 0.0 if there else cost.frozen * (rows if kept else held + learn * phase.epochs)
     return size, frozen + cost.step * (phase.epochs * learn + (phase.epochs + 1) * held / _STEP)
 

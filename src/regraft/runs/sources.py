@@ -156,7 +156,7 @@ class Source:
         if phase.cached == "always" and why_not:
             raise TrainingError(f"{phase.name}: cached = \"always\" is impossible, {why_not}")
         self._keeps_held = cut is None or cut.position >= 0
-        self.kept = not why_not and phase.cached != "never" and self._has_room()
+        self.kept = not why_not and self._has_room()
         self.bytes = self._bytes(self.views) if self.kept else 0
         if not self.kept:
             self.views = phase.views if self._augmented else 0

@@ -321,7 +321,7 @@ class Training:
     def _first_front(self) -> Front | None:
         """What lies before the first phase's cut, where something of it is kept of each image as it is."""
         job, phases = self.job, self.job.plan.phases
-        if not phases or phases[0].cached == "never":
+        if not phases:
             return None
         found = understand(phases[0], self.graph, list(self.readouts.values()), 0, job.plan.backbone.own_words)
         front = Front(self.network, self.graph, found, self.rules)
@@ -558,7 +558,7 @@ class Training:
             raise DataError(f"{shown(gone[0].path)} was read before and can't be now ({gone[0].reason}); put it back, "
                             f"and go on with the same command and --out {self.folder.out}")
         learn, held, test = np.split(np.arange(len(rows)), np.cumsum([len(some), len(self.held)]))
-        known = features if learned_ND is None else _Kept(learned_ND, tuple(readouts), features)
+        known = features if learned_ND is None else _TwoParts(learned_ND, tuple(readouts), features)
         return _Final(images, known, learn, held, test)
 
 
@@ -573,7 +573,7 @@ class _Final(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _TwoParts:
     """Features of the first images in memory, joined ``readouts``, and of those that follow them elsewhere."""
 
     first_ND: NDArray[np.float32]

@@ -379,11 +379,8 @@ class Loop:
     @torch.no_grad()
     def validate(self, stage: Stage) -> NDArray[np.float64]:
         """Probabilities float64 [M, K] of the validation rows, in fp32: the model answers so."""
-        self._frozen(stage)
-        rows = np.arange(len(self._y_held_M))
-        batches = [rows[i:i + _VALIDATED] for i in range(0, len(rows), _VALIDATED)]
         found = [class_scores(self._logits(stage, batch, learning=False)).cpu().double().softmax(1).numpy()
-                 for batch in stage.validation.epoch(batches, [np.zeros_like(b) for b in batches])]
+                 for batch in self._as_they_are(stage, stage.validation, np.arange(len(self._y_held_M)))]
         joined: NDArray[np.float64] = np.concatenate(found)
         if not np.isfinite(joined).all():
             raise TrainingError(f"the network's answers are no numbers after {stage.phase.name}; try a smaller rate")
@@ -398,11 +395,14 @@ class Loop:
         stage = self._last
         if stage is None or not stage.forecast.cached:
             return None
+        return np.concatenate([self._features(stage, batch, learning=False).cpu().numpy()
+                               for batch in self._as_they_are(stage, stage.train, rows)])
+
+    def _as_they_are(self, stage: Stage, images: Batches, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Rows of images in view 0, for a network that does not learn now."""
         self._frozen(stage)
         batches = [rows[i:i + _VALIDATED] for i in range(0, len(rows), _VALIDATED)]
-        found = [self._features(stage, batch, learning=False).cpu().numpy()
-                 for batch in stage.train.epoch(batches, [np.zeros_like(b) for b in batches])]
-        return np.concatenate(found)
+        return images.epoch(batches, [np.zeros_like(batch) for batch in batches])
 
     # -- what changes ------------------------------------------------------------------------------
 

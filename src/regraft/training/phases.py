@@ -35,7 +35,7 @@ class Understood:
         The head's readouts in front of the cut, and those that come from what is trained.
     kept:
         What is kept of an image where something is: the network's readouts in front of the cut, whatever the head
-        reads, and, last, the tensor at the cut.
+        reads, and, last, the tensor at the cut. Without a cut, what the head reads.
     groups, ladder:
         Parameters that share a rate, from the head downwards, and how many they are with the head's.
     learning, total, head:
@@ -117,6 +117,8 @@ def _difference(written: Phase, applied: Phase) -> str:
 
 def may_keep(phase: Phase, cut: Cut | None, augmented: bool, cacheable: bool) -> str:
     """Why activations at the cut can't be kept, or nothing."""
+    if phase.cached == "never":
+        return "it is said not to be"
     if cut is not None and cut.position < 0:
         return "everything learns from the first layer on"
     if augmented and not phase.views:
