@@ -1,15 +1,16 @@
 """What training behind a cut gains over the frozen probe and over training everything, and what each costs.
 
-    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--learns stages[-2:],head]
-        [--everything clothing] [--everything-seeds 1]
-    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] --peers PYTHON [--epochs 12]
+    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--first-seed 0]
+        [--learns stages[-2:],head] [--everything clothing] [--everything-seeds 1]
+    python -m benchmarks.cut_training --data FOLDER [--sets clothing,mnist] [--seeds 3] [--first-seed 0] --peers PYTHON
+        [--epochs 12]
 
 For each set and seed: the probe (readouts, weighting and strength chosen on validation) and the probe of the last
 layer alone, both fitted on the training images; then the plan of ``--strategy partial`` on the same split, started at
 the probe, with nothing in the store. Accuracy over validation and test images pooled. For the sets of ``--everything``
 the same plan with everything learning, fresh views each epoch and a constant rate of 1e-4, less in earlier stages,
 until as many epochs as the plan has, six, have done no better on validation: from a solved head the first ones lose
-before they win. The best epoch counts.
+before they win. The best epoch counts. Seeds are those below ``--seeds``, from ``--first-seed`` on.
 
 With ``--peers``, the Python of an environment with fastai, nothing of ours is trained: fastai's ``fine_tune`` of so
 many epochs learns from the same images, and is judged on the same. Its accuracy alone is kept.
@@ -124,23 +125,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", default="clothing,mnist")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--learns", default="", help="what learns, by default what the plan says")
     parser.add_argument("--everything", default="")
     parser.add_argument("--everything-seeds", type=int, default=1)
     parser.add_argument("--peers", default="")
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.seeds)
+    asked = f"--sets {arguments.sets} --seeds {arguments.seeds}" + (
+        f" --first-seed {arguments.first_seed}" if arguments.first_seed else "")
     if arguments.peers:
-        _fastai_rows(arguments)
+        _fastai_rows(arguments, seeds, asked)
         return
     changes = [f"phases.0.learns={arguments.learns}"] if arguments.learns else []
-    command = (f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds {arguments.seeds}"
+    command = (f"python -m benchmarks.cut_training --data FOLDER {asked}"
                + (f" --learns {arguments.learns}" if arguments.learns else "")
                + (f" --everything {arguments.everything} --everything-seeds {arguments.everything_seeds}"
                   if arguments.everything else ""))
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.sets.split(","):
-            for seed in range(arguments.seeds):
+            for seed in seeds:
                 out, data = Path(scratch) / f"{name}-{seed}", arguments.data / name
                 row = {"set": name, "seed": seed, **probes(data, seed, Path(scratch) / "store"),
                        **trained(data, seed, out, *changes)}
@@ -150,11 +155,11 @@ def main() -> None:
                 _write({**row, "conditions": conditions(command)})
 
 
-def _fastai_rows(arguments: argparse.Namespace) -> None:
+def _fastai_rows(arguments: argparse.Namespace, seeds: range, asked: str) -> None:
     """Accuracy of fastai, put beside ours of the same set and seed."""
-    about = conditions(f"python -m benchmarks.cut_training --data FOLDER --sets {arguments.sets} --seeds "
-                       f"{arguments.seeds} --peers PYTHON --epochs {arguments.epochs}")
-    wanted = [(name, seed) for name in arguments.sets.split(",") for seed in range(arguments.seeds)]
+    about = conditions(f"python -m benchmarks.cut_training --data FOLDER {asked} --peers PYTHON --epochs "
+                       f"{arguments.epochs}")
+    wanted = [(name, seed) for name in arguments.sets.split(",") for seed in seeds]
     if missing := [one for one in wanted if one not in [(row["set"], row["seed"]) for row in _rows()]]:
         raise SystemExit(f"{missing} were not measured yet; run the command without --peers first")
     for name, seed in wanted:
