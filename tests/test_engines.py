@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import regraft  # before PyTorch, whose threads wait as it says
 # isort: split
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from regraft.data.index import open_data
@@ -31,6 +35,7 @@ from regraft.extraction.alignment import aligned
 from regraft.extraction.extract import Route, extract, extract_by, feature_key
 from regraft.extraction.store import ENGINES, FeatureStore
 from regraft.networks.build import Network, load_backbone
+from regraft.networks.weights import weights_digest
 from regraft.progress import Deadline, Silent
 from regraft.records.engines import EngineKind
 from regraft.records.preprocessing import Preprocessing
@@ -147,6 +152,36 @@ def test_the_choice_is_kept_with_its_figures(folder: Path, work: Work, monkeypat
     with FeatureStore(folder) as store:
         engines_for(work, data, np.ones(len(data), np.bool_), store, "auto", "auto", Silent())
         engines_for(work, data, np.ones(len(data), np.bool_), store, "openvino", "auto", Silent())
+
+
+def test_other_weights_are_compared_and_not_timed(folder: Path, work: Work, network: Network, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(folder, copy)
+    [before] = choices(copy)
+    module = deepcopy(work.module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.01)
+    trained = replace(work, module=module, digest=weights_digest(network.architecture, module.state_dict()))
+    monkeypatch.setattr(choosing, "_FEW", 1)
+    monkeypatch.setattr(choosing, "_WORTH", 0.0)
+    monkeypatch.setattr("regraft.engines.measure.images_per_second", lambda *_: pytest.fail("it was timed again"))
+    data, progress = open_data(folder.parent / "data"), Told()
+    with FeatureStore(copy) as store:
+        engines_for(trained, data, np.ones(len(data), np.bool_), store, "auto", "cpu", progress)
+        after = next(choice for choice in choices(copy) if choice.weights == trained.digest)
+        for kind in (figures.kind for figures in after.figures):
+            was, now = before.of(kind), after.of(kind)
+            assert was is not None
+            assert now is not None
+            assert now.images_per_second == was.images_per_second
+            assert now.cosine != was.cosine or kind == _PYTORCH, "agreement is these weights' own"
+        assert "comparing OpenVINO fp32, ONNX Runtime fp32" in progress.lines
+        monkeypatch.setattr("regraft.engines.processor.name", lambda: "another one")
+        monkeypatch.setattr("regraft.engines.measure.images_per_second", lambda *_: 7.0)
+        engines_for(trained, data, np.ones(len(data), np.bool_), store, "auto", "cpu", progress)
+    assert "measuring PyTorch fp32" in progress.lines, "another machine's figures say nothing"
 
 
 def test_a_damaged_graph_is_written_again(folder: Path, work: Work, photos: NDArray[np.uint8]) -> None:

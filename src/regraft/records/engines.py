@@ -33,7 +33,7 @@ class EngineFigures(Record):
     kind:
         Engine and precision.
     images_per_second:
-        Of the network alone, all cores at work; None where it failed.
+        Of the network alone, all cores at work, or of one like it with other weights; None where it failed.
     cosine:
         Smallest cosine between its features of an image and those of the reference, PyTorch in fp32 or,
         for a bundled backbone without PyTorch, ONNX Runtime.

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -243,7 +244,11 @@ class Engines:
         """Measure candidates and compare them with the reference; one that fails is left out, and it is said."""
         from regraft.engines.measure import compare, features_of, images_per_second
 
-        self._progress.say("measuring " + ", ".join(map(str, kinds)))
+        known = {kind: self._speed_of_kin(kind) for kind in kinds}
+        if list(kinds) == [self._reference] and (speed := known[self._reference]):
+            self._note(EngineFigures(self._reference, speed, agrees=True))
+            return
+        self._progress.say(("comparing " if all(known.values()) else "measuring ") + ", ".join(map(str, kinds)))
         reference = self.make(self._reference)
         if list(kinds) == [self._reference]:
             self._note(EngineFigures(self._reference, round(images_per_second(reference, sample_NHWC), 1), agrees=True))
@@ -253,7 +258,7 @@ class Engines:
         for kind in kinds:
             try:
                 engine = self.make(kind)
-                speed = images_per_second(engine, sample_NHWC)
+                speed = known[kind] or images_per_second(engine, sample_NHWC)
                 figures = compare(kind, speed, features_of(engine, sample_NHWC), reference_ND, self._work.readouts)
             except Exception as error:  # engines fail in as many ways as there are networks and machines
                 self._fail(kind, _reason(error))
@@ -261,6 +266,15 @@ class Engines:
                 self._note(figures)
                 if figures.reason:
                     self._progress.say(f"{kind} is not taken: {figures.reason}")
+
+    def _speed_of_kin(self, kind: EngineKind) -> float | None:
+        """Images a second of a network with other weights or readouts, measured here; None where none was.
+
+        Weights decide whether an engine agrees, not how fast it is, and a training makes new ones each time.
+        """
+        of = operator.attrgetter("backbone", "size", "processor", "cores", "versions")
+        kin = (choice.of(kind) for choice in choices(self._store.folder) if of(choice) == of(self._choice))
+        return next((figures.images_per_second for figures in kin if figures and figures.images_per_second), None)
 
     def _fail(self, kind: EngineKind, reason: str) -> None:
         """Leave a candidate out from now on, and say so; raises BackboneError for the one there is no other for."""

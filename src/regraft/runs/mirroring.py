@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
+from regraft.metrics import mcnemar
 from regraft.records.views import HorizontalFlip, Step, VerticalFlip, augmentation
 
 #: Validation images that are asked about at most.
 ASKED = 256
 
-#: How often chance alone may let a step be taken for harmful.
+#: How often chance alone may let a harmless step be taken for harmful.
 _BY_CHANCE = 0.01
 
 #: Whether each of the images is told rightly after a step that changes all of them, bool [M].
@@ -36,8 +36,7 @@ class Measured:
     @property
     def harms(self) -> bool:
         """Whether more are lost than won, by more than chance."""
-        changed = self.lost + self.won
-        return bool(changed) and binomtest(self.lost, changed, alternative="greater").pvalue < _BY_CHANCE
+        return self.lost > self.won and mcnemar(self.lost, self.won) < 2 * _BY_CHANCE  # either way; here it is one
 
     def __repr__(self) -> str:
         what = "does harm here and is left away" if self.harms else "is kept"

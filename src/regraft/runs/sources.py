@@ -260,7 +260,8 @@ class Source:
                        for view, of in digests.items()}
             return np.array([digest not in missing[view] for view, of in digests.items() for digest in of], np.bool_)
 
-        work = Work(f"the frozen part of {network.name}", self._frozen_part(), self._front.digest,
+        ends = f" up to {self._cut.module or self._cut.name}" if self._cut else ""
+        work = Work(f"the frozen part of {network.name}{ends}", self._frozen_part(), self._front.digest,
                     self._front.found.kept, everything.rules)
         return views_engine(work, everything.readable, known, everything.store, settings.engine, settings.device,
                             everything.progress)
