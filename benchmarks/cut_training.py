@@ -9,8 +9,8 @@ For each set and seed: the probe (readouts, weighting and strength chosen on val
 layer alone, both fitted on the training images; then the plan of ``--strategy partial`` on the same split, started at
 the probe, with nothing in the store. Accuracy over validation and test images pooled. For the sets of ``--everything``
 the same plan with everything learning, fresh views each epoch and a constant rate of 1e-4, less in earlier stages,
-until as many epochs as the plan has, six, have done no better on validation: from a solved head the first ones lose
-before they win. The best epoch counts. Seeds are those below ``--seeds``, from ``--first-seed`` on.
+until six epochs have done no better on validation: from a solved head the first ones lose before they win. The best
+epoch counts. How many times as long that takes is told where both were measured in one run. Seeds are those below ``--seeds``, from ``--first-seed`` on.
 
 With ``--peers``, the Python of an environment with fastai, nothing of ours is trained: fastai's ``fine_tune`` of so
 many epochs learns from the same images, and is judged on the same. Its accuracy alone is kept.
@@ -77,8 +77,9 @@ def probes(data: Path, seed: int, store: Path) -> dict[str, float]:
 _ROOT = Path(__file__).parent.parent
 
 #: The plan with everything learning, earlier stages more slowly, until validation stops improving.
-_EVERYTHING = ("phases.0.learns=all", "phases.0.views=0", "phases.0.rate=1e-4", "phases.0.law=geometric",
-               "phases.0.factor=1.3", "phases.0.schedule=constant", "phases.0.epochs=30", "phases.0.patience=6")
+_EVERYTHING = ("phases.0.learns=all", "phases.0.frozen=[]", "phases.0.views=0", "phases.0.rate=1e-4",
+               "phases.0.law=geometric", "phases.0.factor=1.3", "phases.0.schedule=constant", "phases.0.epochs=30",
+               "phases.0.patience=6")
 
 
 def trained(data: Path, seed: int, out: Path, *changes: str) -> dict[str, Any]:
@@ -211,7 +212,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         if len(whole) < len(of_set):
             lines.append(_line(_mean(of_set), f"mean of {len(of_set)}", ""))
         if whole:
-            lines.append(_line({**_mean(whole), "everything": _mean([row["everything"] for row in whole])},
+            apart = {"conditions": ""} if any("conditions" in row["everything"] for row in whole) else {}
+            lines.append(_line({**_mean(whole), "everything": {**_mean([row["everything"] for row in whole]), **apart}},
                                f"mean of {len(whole)}", ""))
     about = dict.fromkeys(footer(one["conditions"]) for one in rows)
     about |= dict.fromkeys(f"everything: {footer(one['everything']['conditions'])}" for one in rows
@@ -232,8 +234,9 @@ def _line(row: dict[str, Any], seed: Any, images: Any) -> str:
     shares = [f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained")]
     cells = [row["set"], seed, images, *shares, *_times(row)]
     if everything := row.get("everything"):
-        times = everything["seconds"] / row["seconds"]
-        cells += [f"{100 * everything['trained']:.2f}", *_times(everything), f"{times:.1f}"]
+        together = "conditions" not in everything
+        times = f"{everything['seconds'] / row['seconds']:.1f}" if together else ""
+        cells += [f"{100 * everything['trained']:.2f}", *_times(everything), times]
     else:
         cells += [""] * 4
     cells.append(", ".join(f"{100 * found['accuracy']:.2f} ({epochs})"

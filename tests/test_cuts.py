@@ -249,6 +249,23 @@ def test_the_head_may_have_a_rate_of_its_own() -> None:
     assert [(rung.rate, rung.parameters) for rung in alone.ladder] == [(0.01, numbers)]
 
 
+def test_depthwise_names_kernels_of_single_channels_and_the_norms_behind_them() -> None:
+    frozen = {}
+    for name in ("efficientnet_lite0", "test_convnext", "resnet10t"):
+        traced = quick(name)
+        reads = [traced.readout("last")]
+        learns = [understand(Phase("p", ("all",), words), traced.graph, reads, 0).learns.parameters
+                  for words in ((), ("depthwise",))]
+        frozen[name] = [one for one in learns[0] if one not in learns[1]]
+    lite = frozen["efficientnet_lite0"]
+    assert len(lite) == 16 * 3, "a kernel, and a norm's weight and bias, in each block"
+    assert lite[:3] == ["blocks.0.0.conv_dw.weight", "blocks.0.0.bn1.weight", "blocks.0.0.bn1.bias"]
+    assert lite[-3:] == ["blocks.6.0.conv_dw.weight", "blocks.6.0.bn2.weight", "blocks.6.0.bn2.bias"]
+    assert frozen["test_convnext"]
+    assert all(".conv_dw." in one for one in frozen["test_convnext"]), "its norms read what was turned around"
+    assert frozen["resnet10t"] == []
+
+
 def test_a_padding_in_front_is_no_frozen_part() -> None:
     traced = quick("efficientnet_lite0")
     assert traced.graph.cuts[1].parameters == traced.graph.cuts[0].parameters, "the picture, padded"

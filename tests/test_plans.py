@@ -76,8 +76,8 @@ def test_every_mistake_is_named_at_once() -> None:
         "phases.0.epoch: no such setting; did you mean 'epochs'?",
         "phases.0.rate: 'fast' is not allowed; it must be a number more than 0 and at most 100",
         "phases.0.batch: True is not allowed; it must be a whole number at least 1 and at most 65,536",
-        "phases.1.learns: 'stages[-2' is not allowed; it must be head, all, norms, biases, a stage such as stage6 or "
-        "stages[-2:], layers[100:], share(0.3), or a module's name with * for anything",
+        "phases.1.learns: 'stages[-2' is not allowed; it must be head, all, norms, biases, depthwise, a stage such as "
+        "stage6 or stages[-2:], layers[100:], share(0.3), or a module's name with * for anything",
         "phases.1.epochs: 0 is not allowed; it must be more than 0 and at most 10,000",
         "phases.1.name: missing; What to call it in tables and curves.",
         'phases.1.nesterov: it needs optimiser = "sgd" and a momentum',
@@ -142,8 +142,9 @@ def test_one_value_stands_for_a_list_of_one_and_whole_numbers_for_numbers() -> N
     assert read_plan("") == Plan()
 
 
-@pytest.mark.parametrize("word", ["head", "all", "norms", "biases", "stage6", "stages[-2:]", "stages[3]",
-                                  "layers[100:]", "layers[:8]", "share(0.3)", "features.*", "blocks.5.bn1", "bloc?.c*"])
+@pytest.mark.parametrize("word", ["head", "all", "norms", "biases", "depthwise", "stage6", "stages[-2:]", "stages[3]",
+                                  "layers[100:]", "layers[:8]", "share(0.3)", "features.*", "blocks.5.bn1",
+                                  "bloc?.c*"])
 def test_words_for_what_learns(word: str) -> None:
     assert problem_of_learner(word) is None
 
@@ -378,7 +379,7 @@ def test_a_recipe_can_be_tried_at_classroom_size(name: str) -> None:
     changes = re.findall(r"--set '?([^' ]+)'?", line)
     other = re.search(r"--backbone (\w+)", line)
     plan = override(recipe(name), [*changes, *([f"backbone.name={other[1]}"] if other else [])])
-    carries_over = {"head", "all", "norms", "biases"}
+    carries_over = {"head", "all", "norms", "biases", "depthwise"}
     for phase in plan.phases if other else ():
         assert {*phase.learns, *phase.frozen} <= carries_over or phase.elsewhere
     if other:

@@ -1,4 +1,4 @@
-"""Words for what learns to names of parameters: ``head``, ``stages[-2:]``, ``layers[100:]``, ``blocks.5.*``."""
+"""Words for what learns to names of parameters: ``head``, ``stages[-2:]``, ``depthwise``, ``blocks.5.*``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ def _of_word(word: str, module: nn.Module, used: Sequence[str], graph: Callable[
                 if _NORM.search(type(part).__name__) for own, _ in part.named_parameters(recurse=False)}
     if word == "biases":
         return {name for name in every if name.rpartition(".")[2] == "bias"}
+    if word == "depthwise":
+        return _of_depthwise(module, graph)
     if found := _SLICE.fullmatch(word):
         ends = (int(n) if n is not None else None for n in (found["from"], found["to"]))
         one = None if found["one"] is None else int(found["one"])
@@ -86,8 +88,25 @@ def _of_modules(word: str, module: nn.Module) -> set[str]:
     if not names and not matching:
         raise UnknownNameError(
             "module of the network", word, [name for name, _ in module.named_modules() if name],
-            "what learns is head, all, norms, biases, stage6, stages[-2:], layers[100:], share(0.3) or a module's name")
+            "what learns is head, all, norms, biases, depthwise, stage6, stages[-2:], layers[100:], share(0.3) or a "
+            "module's name")
     return names
+
+
+def _of_depthwise(module: nn.Module, graph: Callable[[], Graph]) -> set[str]:
+    """Of convolutions that work on each channel by itself, and of the norms that read what they make."""
+    parts = dict(module.named_modules())
+    own = {name for name, _ in module.named_parameters() if _is_depthwise(parts[name.rpartition(".")[0]])}
+    if not own:
+        return own
+    first_use, nodes = graph().first_use, graph().nodes
+    users = {user for name in own if name in first_use for user in nodes[first_use[name]].users}
+    return own | {name for name, at in first_use.items()
+                  if nodes[at] in users and _NORM.search(type(parts[name.rpartition(".")[0]]).__name__)}
+
+
+def _is_depthwise(part: nn.Module) -> bool:
+    return isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < part.groups == part.in_channels
 
 
 def _between(graph: Graph, after: str | None, until: str | None) -> set[str]:

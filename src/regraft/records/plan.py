@@ -24,7 +24,7 @@ StoreAs = Literal["half", "float32"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 #: What a phase says learns in words that mean something in every network.
-_ANYWHERE = re.compile(r"head|all|norms|biases|stage\d+|stages\[.*\]|share\(.*\)")
+_ANYWHERE = re.compile(r"head|all|norms|biases|depthwise|stage\d+|stages\[.*\]|share\(.*\)")
 
 
 def _problems(record: object) -> list[str]:
@@ -125,8 +125,8 @@ class Phase(Record):
 
     name: Annotated[str, Setting("What to call it in tables and curves.")]
     learns: Annotated[tuple[str, ...], Setting(
-        "What learns: head, all, norms, biases, a stage (stage6, stages[-2:]), layers[100:] in Keras' numbering, "
-        "share(0.3) of the parameters counted from the output, or module names with * for anything.")]
+        "What learns: head, all, norms, biases, depthwise, a stage (stage6, stages[-2:]), layers[100:] in Keras' "
+        "numbering, share(0.3) of the parameters counted from the output, or module names with * for anything.")]
     frozen: Annotated[tuple[str, ...], Setting("What of it stays frozen, in the same words.")] = ()
     elsewhere: Annotated[tuple[str, ...], Setting(
         "What learns instead, nothing of it frozen, in a network without the modules that learns or frozen name, and "

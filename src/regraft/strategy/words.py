@@ -24,8 +24,8 @@ _STEP = re.compile(r"\s*[\w-]+\s*(\((\s*\w+\s*=\s*[\w.+-]+\s*(,(?!\s*\))|(?=\)))
 
 _READOUT = ("stage1 to stage8, last, logits or a module's name such as features.9; as NAME/flatten where it is not to "
             "be pooled")
-_LEARNER = ("head, all, norms, biases, a stage such as stage6 or stages[-2:], layers[100:], share(0.3), or a module's "
-            "name with * for anything")
+_LEARNER = ("head, all, norms, biases, depthwise, a stage such as stage6 or stages[-2:], layers[100:], share(0.3), or "
+            "a module's name with * for anything")
 
 
 def problem_of_readout(word: str) -> str | None:
