@@ -10,7 +10,8 @@ layer alone, both fitted on the training images; then the plan of ``--strategy p
 the probe, with nothing in the store. Accuracy over validation and test images pooled. For the sets of ``--everything``
 the same plan with everything learning, fresh views each epoch and a constant rate of 1e-4, less in earlier stages,
 until six epochs have done no better on validation: from a solved head the first ones lose before they win. The best
-epoch counts. How many times as long that takes is told where both were measured in one run. Seeds are those below ``--seeds``, from ``--first-seed`` on.
+epoch counts. How many times as long that takes is told where both were measured in one run. Seeds are those below
+``--seeds``, from ``--first-seed`` on.
 
 With ``--peers``, the Python of an environment with fastai, nothing of ours is trained: fastai's ``fine_tune`` of so
 many epochs learns from the same images, and is judged on the same. Its accuracy alone is kept.
