@@ -209,12 +209,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(row["set"] for row in rows):
         of_set = [row for row in rows if row["set"] == name]
         lines += [_line(row, row["seed"], row["images"]) for row in of_set]
-        whole = [row for row in of_set if "everything" in row]
+        whole = [row for row in of_set if _together(row)]
         if len(whole) < len(of_set):
             lines.append(_line(_mean(of_set), f"mean of {len(of_set)}", ""))
-        if whole:
-            apart = {"conditions": ""} if any("conditions" in row["everything"] for row in whole) else {}
-            lines.append(_line({**_mean(whole), "everything": {**_mean([row["everything"] for row in whole]), **apart}},
+        if len(whole) > 1:
+            lines.append(_line({**_mean(whole), "everything": _mean([row["everything"] for row in whole])},
                                f"mean of {len(whole)}", ""))
     about = dict.fromkeys(footer(one["conditions"]) for one in rows)
     about |= dict.fromkeys(f"everything: {footer(one['everything']['conditions'])}" for one in rows
@@ -235,14 +234,18 @@ def _line(row: dict[str, Any], seed: Any, images: Any) -> str:
     shares = [f"{100 * row[key]:.2f}" for key in ("last", "probe", "trained")]
     cells = [row["set"], seed, images, *shares, *_times(row)]
     if everything := row.get("everything"):
-        together = "conditions" not in everything
-        times = f"{everything['seconds'] / row['seconds']:.1f}" if together else ""
+        times = f"{everything['seconds'] / row['seconds']:.1f}" if _together(row) else ""
         cells += [f"{100 * everything['trained']:.2f}", *_times(everything), times]
     else:
         cells += [""] * 4
     cells.append(", ".join(f"{100 * found['accuracy']:.2f} ({epochs})"
                            for epochs, found in sorted(row.get("fastai", {}).items(), key=lambda one: int(one[0]))))
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _together(row: dict[str, Any]) -> bool:
+    """Whether everything learning was measured in the same run: only then can times be compared."""
+    return "conditions" not in row.get("everything", {"conditions": ""})
 
 
 def _times(of: dict[str, Any]) -> list[str]:

@@ -199,11 +199,10 @@ def _each(words: Sequence[str], layers: Sequence[int]) -> Sequence[str]:
 
 
 def _row(phase: Phase) -> tuple[str, ...]:
-    learns = ", ".join(phase.learns) + (f" without {', '.join(phase.frozen)}" if phase.frozen else "")
     momentum = f" {phase.momentum:g}" if phase.momentum else ""
     nesterov = " nesterov" if phase.nesterov else ""
-    return (phase.name, learns, f"{phase.epochs:g}", f"{phase.batch:,}", f"{phase.optimiser}{momentum}{nesterov}",
-            f"{phase.rate:g}", phase.schedule, phase.batch_norm)
+    return (phase.name, phase.what_learns, f"{phase.epochs:g}", f"{phase.batch:,}",
+            f"{phase.optimiser}{momentum}{nesterov}", f"{phase.rate:g}", phase.schedule, phase.batch_norm)
 
 
 def _details(phase: Phase, facts: PhaseFacts | None) -> Iterator[str]:

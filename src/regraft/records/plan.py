@@ -199,6 +199,11 @@ class Phase(Record):
             raise SettingsError([f"{self.name or 'phase'}: {p}" for p in problems])
 
     @property
+    def what_learns(self) -> str:
+        """The words for what learns, and for what of it does not."""
+        return ", ".join(self.learns) + (f" without {', '.join(self.frozen)}" if self.frozen else "")
+
+    @property
     def counts_layers(self) -> bool:
         """Whether it numbers layers, which mean something in the network alone that they were counted in."""
         return any(word.startswith("layers[") for word in (*self.learns, *self.frozen))

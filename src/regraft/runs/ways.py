@@ -85,7 +85,7 @@ class Ways:
     def _learning(self, strategy: str, phase: Phase, accuracy: Interval, basis: Basis) -> Forecast:
         seconds, size = first_pass(self.runner, len(self.index))
         kept, learning = self.cost(phase, self._learn, self._held)
-        return Forecast(strategy, ", ".join(phase.learns), accuracy, basis, round(seconds + learning, 1), size + kept,
+        return Forecast(strategy, phase.what_learns, accuracy, basis, round(seconds + learning, 1), size + kept,
                         self._depth(self._understood(phase).cut))
 
     def depths(self, places: Mapping[str, Probe]) -> Iterator[Depth]:
