@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import shutil
@@ -234,8 +235,11 @@ def test_too_few_classes(tmp_path: Path, names: list[str], message: str) -> None
 
 
 def _start(data: Path, out: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    # Tests that a shell runs in the background ignore Ctrl-C, and what they start would too.
+    listening = None if os.name == "nt" else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(out), "--store",
-                             str(store), *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                             str(store), *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                            preexec_fn=listening)
 
 
 def _wait_for_rows(store: Path, rows: int) -> None:
