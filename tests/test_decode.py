@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.data import decode as decoding
 from regraft.data.decode import decode, deep_extremes, read_file
 from regraft.data.view import estimate_deep_range, view0, view_key
 from regraft.errors import ImageError, SettingsError
@@ -61,6 +62,17 @@ def _outcome(source: bytes | Path | Image.Image) -> tuple[str, str, bytes]:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
     return write_hostile(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.parametrize("told", [0, 3, 10, 11, 5_000])
+def test_a_file_is_read_to_its_end_whatever_its_length_was(tmp_path: Path, told: int) -> None:
+    """It may grow or shrink between a look at it and reading it."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    handle = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        assert decoding._whole(handle, told) == b"0123456789"
+    finally:
+        os.close(handle)
 
 
 def test_every_hostile_file_has_its_expected_end(hostile: list[tuple[Path, Any]]) -> None:

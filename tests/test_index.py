@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from regraft.data import listing
 from regraft.data.index import join, open_data, require_classes, with_groups
 from regraft.data.view import view0
 from regraft.errors import DataError, ImageError, MissingExtraError, UnknownNameError, UsageError
@@ -689,6 +690,32 @@ def test_texts_hold_what_they_are_given() -> None:
     assert repr(Texts(["ab"])) == "Texts(1 texts, 18 bytes)"
     with pytest.raises(IndexError):
         texts[len(words)]
+
+
+def test_many_texts_are_taken_in_any_order() -> None:
+    """More than are worked on together."""
+    words = [f"{number}-{'é' * (number % 7)}\udce9" for number in range(10_000)]
+    texts = Texts(words)
+    assert list(texts) == words
+    rows = np.random.default_rng(0).permutation(10_000)
+    assert list(texts.take(rows)) == [words[row] for row in rows]
+    assert list(texts.take(np.array([9_999, 9_999, 0]))) == [words[9_999], words[9_999], words[0]]
+    assert list(texts.take(np.array([], np.int64))) == []
+
+
+def test_places_are_those_of_each_row(tmp_path: Path) -> None:
+    lay_out(tmp_path / "one", "a/1.jpg", "b/2.jpg")
+    lay_out(tmp_path / "two", "a/3.jpg", "b/é.jpg")
+    index = join(open_data(tmp_path / "one"), open_data(tmp_path / "two"), 2)
+    assert list(index.places()) == [index.place(row) for row in range(4)]
+    assert index.class_counts(np.array([0, 2, 3])).tolist() == index.take(np.array([0, 2, 3])).class_counts().tolist()
+
+
+@pytest.mark.parametrize("name", ["a.", "a", ".jpg", "a.b.JPG", "a .png", "a.jpg.txt"])
+def test_endings_are_those_of_paths(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    [entry] = os.scandir(tmp_path)
+    assert listing._ending(entry) == Path(name).suffix.lower()
 
 
 # -- D10: a million paths ------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -312,6 +313,55 @@ def test_fresh_is_measured_when_looked_at_not_when_remembered(tmp_path: Path, mo
     later = FileState.of(file)
     assert later is not None
     assert later.settled
+
+
+def test_many_moved_files_are_looked_up_together(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 ) -> None:
+    index = write_pictures(tmp_path / "data", 80)
+    _, before = run_pass(folder, index)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    index = open_data(tmp_path / "moved")
+    Path(index.file(3)).unlink()  # since the folder was looked at
+    monkeypatch.setattr(extraction, "_look", lambda row, *_: extraction._Seen(row, error=f"row {row} was looked at"))
+    features, after = run_pass(folder, index, share=0.1)
+    assert counts(features) == (0, 79)
+    assert [q.reason for q in features.quarantined] == ["row 3 was looked at"]
+    assert np.array_equal(after, np.delete(before, 3, 0))
+
+
+def test_new_files_beside_known_ones_are_read_once_but_for_a_few(tmp_path: Path, folder: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    run_pass(folder, write_pictures(tmp_path / "data", 4))
+    read: Counter[str] = Counter()
+
+    def counting(path: str) -> bytes:
+        read[path] += 1
+        return read_file(path)
+
+    monkeypatch.setattr(extraction, "read_file", counting)
+    features, _ = run_pass(folder, write_pictures(tmp_path / "new", 60, start=100))
+    assert counts(features) == (60, 0)
+    assert sorted(read.values()) == [1] * 28 + [2] * 32  # those first looked at in vain
+
+
+@pytest.mark.parametrize("asked", [3, 300])
+def test_few_rows_are_asked_for_and_many_read_as_a_whole(folder: Path, asked: int, monkeypatch: pytest.MonkeyPatch,
+                                                         ) -> None:
+    digests = [number.to_bytes(16) for number in range(400)]
+    with FeatureStore(folder) as store, store.space(key_of()) as space:
+        space.append(digests, np.arange(400 * space.key.dim, dtype=np.float32).reshape(400, -1))
+        other = [(1_000 + number).to_bytes(16) for number in range(asked)]
+        selected: list[int] = []
+        select = store._select
+
+        def counting(query: str, first: str, values: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+            selected.append(len(values))
+            return select(query, first, values)
+
+        monkeypatch.setattr(store, "_select", counting)
+        assert store.missing(space.key, [*digests[:asked], *other]) == set(other)
+        assert bool(selected) == (asked == 3)
+        assert space.locate(digests[:asked][::-1])[:, 1].tolist() == list(range(asked))[::-1]
 
 
 @pytest.mark.parametrize("path", ["no such file", "a null \0 byte", "x" * 5000])

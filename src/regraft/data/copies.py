@@ -14,6 +14,9 @@ from regraft.data.decode import read_file
 from regraft.errors import ImageError
 from regraft.records.images import ImageIndex
 
+#: How a file is opened to look at it; O_NONBLOCK: a pipe must not make us wait.
+_LOOK = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+
 #: Bytes that are compared before whole files are.
 _END_BYTES = 512
 
@@ -30,29 +33,29 @@ def same_files(index: ImageIndex) -> NDArray[np.int32] | None:
 
     Only files that are as long as another one are looked into, and only those that end like one are read.
     """
-    sizes = [file_size(index, row) for row in range(len(index))]
+    sizes = [file_size(place) for place in index.places()]
     as_long = Counter(sizes)
-    ends = [(size, _end(index, row, size) if as_long[size] > 1 else b"") if size else row
-            for row, size in enumerate(sizes)]
+    ends = [(size, _end(place, size) if as_long[size] > 1 else b"") if size else row
+            for row, (place, size) in enumerate(zip(index.places(), sizes, strict=True))]
     alike = Counter(ends)
     return numbered([(end, file_digest(index, row)) if alike[end] > 1 else end for row, end in enumerate(ends)])
 
 
-def file_size(index: ImageIndex, row: int) -> int:
+def file_size(place: str) -> int:
     """Bytes of a file; 0 where it can't be looked at, which the pass over all images will tell."""
     try:
-        return os.stat(index.place(row)).st_size  # noqa: PTH116 - Path.stat takes twice as long for a million
+        return os.stat(place).st_size  # noqa: PTH116 - Path.stat takes twice as long for a million
     except (OSError, ValueError):
         return 0
 
 
-def _end(index: ImageIndex, row: int, size: int) -> bytes:
+def _end(place: str, size: int) -> bytes:
     """The last bytes of a file, where pictures of one camera differ; none where it can't be read.
 
     A pipe put in the file's place after its size was asked for must not make us wait.
     """
     try:
-        handle = os.open(index.place(row), os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(place, _LOOK)
     except (OSError, ValueError):
         return b""
     try:

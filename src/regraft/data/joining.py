@@ -56,9 +56,9 @@ def where(index: ImageIndex, row: int) -> str:
 
 def contents(index: ImageIndex, new_N: NDArray[np.bool_]) -> list[bytes]:
     """SHA-256 of each file: of all new ones, and of old ones that are as long as one of them; of others their place."""
-    lengths = {file_size(index, int(row)) for row in np.flatnonzero(new_N)}
-    return [file_digest(index, row) if new_N[row] or file_size(index, row) in lengths else where(index, row).encode(
-        "utf-8", "surrogateescape") for row in range(len(index))]
+    lengths = {file_size(index.place(int(row))) for row in np.flatnonzero(new_N)}
+    return [file_digest(index, row) if new_N[row] or file_size(place) in lengths else where(index, row).encode(
+        "utf-8", "surrogateescape") for row, place in enumerate(index.places())]
 
 
 def with_sides(index: ImageIndex, new_N: NDArray[np.bool_], contents_N: Sequence[bytes], test_share: float,

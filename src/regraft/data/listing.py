@@ -150,4 +150,6 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
 
 
 def _ending(entry: os.DirEntry[str]) -> str:
-    return Path(entry.name).suffix.lower()
+    """As ``Path(name).suffix`` has it, in a fraction of the time."""
+    ending = os.path.splitext(entry.name)[1].lower()
+    return "" if ending == "." else ending

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -179,10 +180,12 @@ def write_splits(index: ImageIndex, file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
         writer = csv.writer(handle)
         writer.writerow(_COLUMNS)
-        for row in range(len(index)):
-            group = "" if index.groups is None else int(index.groups[row])
-            split = "" if index.splits[row] == NO_SPLIT else SPLITS[index.splits[row]]
-            writer.writerow([int(index.root_ids[row]), index.paths[row], ";".join(index.labels(row)), split, group])
+        names = {NO_SPLIT: "", **dict(enumerate(SPLITS))}
+        splits = (names[split] for split in index.splits.tolist())
+        labels = ((index.classes[label] for label in index.label_ids.tolist()) if index.one_label else
+                  (";".join(index.labels(row)) for row in range(len(index))))
+        groups = repeat("", len(index)) if index.groups is None else index.groups.tolist()
+        writer.writerows(zip(index.root_ids.tolist(), index.paths, labels, splits, groups, strict=True))
 
 
 def apply_splits(index: ImageIndex, file: Path) -> ImageIndex:

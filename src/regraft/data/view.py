@@ -7,7 +7,7 @@ array everywhere. It needs neither torch nor torchvision.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from regraft.data.decode import DECODER, Decoded, decode, deep_extremes, read_file, upright
 from regraft.errors import ImageError
+from regraft.records.images import ImageIndex
 from regraft.records.preprocessing import Preprocessing
 
 _FILTERS = {
@@ -142,11 +143,15 @@ def _smallest(width: int, height: int, kept_side: KeptSide, rules: Preprocessing
     return None if scale is None else (max(1, width // scale), max(1, height // scale))
 
 
-def estimate_deep_range(files: list[Path]) -> tuple[float, float] | None:
-    """Black and white point over deep grey images among the files (at most 256 are opened), or None."""
-    step = max(1, len(files) // _RANGE_SAMPLE)
-    sample = files[::step][:_RANGE_SAMPLE]
-    deep = [file for file in sample if file.suffix.lower() not in (".jpg", ".jpeg", ".gif", ".webp")]
+def deep_range_of(index: ImageIndex, rows: NDArray[np.int64]) -> tuple[float, float] | None:
+    """Black and white point over deep grey images among some rows of an index, of which at most 256 are opened."""
+    sample = rows[::max(1, len(rows) // _RANGE_SAMPLE)][:_RANGE_SAMPLE]
+    return estimate_deep_range([index.file(row) for row in sample.tolist()])
+
+
+def estimate_deep_range(files: Sequence[Path]) -> tuple[float, float] | None:
+    """Black and white point over deep grey images among the files, or None."""
+    deep = [file for file in files if file.suffix.lower() not in (".jpg", ".jpeg", ".gif", ".webp")]
     found = [extremes for extremes in map(deep_extremes, deep) if extremes is not None]
     if not found:
         return None

@@ -39,6 +39,9 @@ _RECALL = 8192
 #: Files that the store does not know by name that are looked into before an engine is chosen.
 _LOOKED = 64
 
+#: Files whose bytes are looked up together: first some, to see whether files were moved at all.
+_FIRST_LOT, _LOT = 32, 512
+
 #: Looks at a file's row and bytes on their way through the pass.
 Watch = Callable[[int, bytes], None]
 
@@ -215,15 +218,21 @@ def extract_by(index: ImageIndex, routes: Sequence[Route], route_N: NDArray[np.i
     of_N = np.array([-1 if found is None else found[1] for found in known], np.int64)
     todo = [row for row, memory in enumerate(done) if memory is None]
     errors: dict[int, str] = {}
-    with workers() as pool:
+    with workers() as pool, progress.task("reading images" if todo else "images known", len(index)) as task:
+        task.advance(len(index) - len(todo))
+        if watch is None:
+            for moved in _moved(index, todo, routes, route_N, view, pool):
+                for row, (memory, route) in moved.items():
+                    done[row], of_N[row] = memory, route
+                task.advance(len(moved))
+                deadline.check(lambda: "no features were computed yet")
+            todo = [row for row in todo if done[row] is None]
         run = _Pass(routes, view, pool)
 
         def look(row: int) -> _Seen:
             return _look(row, index.place(row), rules, view, run, int(route_N[row]), watch)
 
-        with (progress.task("reading images" if todo else "images known", len(index)) as task,
-              closing(ordered_map(look, todo, pool=pool)) as seen_in_order):
-            task.advance(len(index) - len(todo))
+        with closing(ordered_map(look, todo, pool=pool)) as seen_in_order:
             try:
                 for seen in seen_in_order:
                     if seen.error is not None:
@@ -287,7 +296,7 @@ def extract_view(files: Sequence[Path], digests: Sequence[bytes], route: Route,
 
 def recalled(index: ImageIndex, store: FeatureStore, view: str) -> list[Memory | None]:
     """What the store remembers of each unchanged file of an index under a view; None for the others."""
-    files = map(index.place, range(len(index)))
+    files = index.places()
     found: list[Memory | None] = []
     while states := [FileState.of(file) for file in islice(files, _RECALL)]:
         found += store.recall_files(states, view)
@@ -306,6 +315,44 @@ def _known(memories: Sequence[Memory | None], routes: Sequence[Route], route_N: 
     return done
 
 
+def _moved(index: ImageIndex, todo: Sequence[int], routes: Sequence[Route], route_N: NDArray[np.int64], view: str,
+           pool: Executor) -> Iterator[dict[int, tuple[Memory, int]]]:
+    """Memory and route of files that lie elsewhere than they did, by their bytes, lot by lot.
+
+    Ends with the first lot that is new in the main: the pass itself looks at each file as closely, one by one.
+    """
+    store = routes[0].space.store
+    if not any(store.holds(route.space.key) for route in routes):
+        return
+    start, lot = 0, _FIRST_LOT
+    while start < len(todo):
+        rows = todo[start:start + lot]
+        per_thread = -(-len(rows) // cores())
+        parts = [rows[at:at + per_thread] for at in range(0, len(rows), per_thread)]
+        looked = [file for part in pool.map(lambda part: _contents(index, part), parts) for file in part]
+        memories = store.recall_contents([content for _, _, content in looked], view)
+        known = _known(memories, routes, route_N[[row for row, _, _ in looked]])
+        found = [(file, route) for file, route in zip(looked, known, strict=True) if route is not None]
+        store.remember([(state, content, memory) for (_, state, content), (memory, _) in found], view)
+        yield {row: known for (row, _, _), known in found}
+        if 2 * len(found) < len(rows):
+            return
+        start, lot = start + lot, _LOT
+
+
+def _contents(index: ImageIndex, rows: Sequence[int]) -> list[tuple[int, FileState, bytes]]:
+    """Row, state and SHA-256 of files; those that can't be read are left out."""
+    found = []
+    for row in rows:
+        place = index.place(row)
+        with suppress(ImageError):
+            state = FileState.of(place)  # before reading, as in the pass
+            content = hashlib.sha256(read_file(place)).digest()
+            if state is not None:
+                found.append((row, state, content))
+    return found
+
+
 def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[FeatureKey],
                    memories: Sequence[Memory | None] | None = None) -> list[NDArray[np.bool_]]:
     """Of which images each space has features, bool [N] for each of the keys, without reading all files.
@@ -320,23 +367,17 @@ def known_features(index: ImageIndex, store: FeatureStore, keys: Sequence[Featur
     strange = [row for row, memory in enumerate(memories) if memory is None]
     if strange and any(store.holds(key) for key in keys):
         step = -(-len(strange) // _LOOKED)
-        looked = [_content_memory(index.place(row), store, view) for row in strange[::step]]
+        looked = _contents(index, strange[::step])
+        found = dict(zip([row for row, _, _ in looked], store.recall_contents([c for *_, c in looked], view),
+                         strict=True))
         for i, row in enumerate(strange):
-            memories[row] = looked[i // step]
+            memories[row] = found.get(strange[i // step * step])
     digests = [m.digest for m in memories if m is not None]
     known = []
     for key in keys:
         missing = store.missing(key, digests)
         known.append(np.array([m is not None and m.digest not in missing for m in memories], np.bool_))
     return known
-
-
-def _content_memory(file: str, store: FeatureStore, view: str) -> Memory | None:
-    """What the store remembers of a file's bytes; None for one that can't be read."""
-    try:
-        return store.recall_content(hashlib.sha256(read_file(file)).digest(), view)
-    except ImageError:
-        return None
 
 
 def _look(row: int, file: str, rules: Preprocessing, view: str, run: _Pass, route: int,
@@ -348,7 +389,7 @@ def _look(row: int, file: str, rules: Preprocessing, view: str, run: _Pass, rout
         if watch is not None:
             watch(row, data)
         content = hashlib.sha256(data).digest()
-        memory = run.store.recall_content(content, view)
+        [memory] = run.store.recall_contents([content], view)
         there = None if memory is None else run.found(memory.digest, route)
         if there is not None:
             return _Seen(row, state, content, memory, there)

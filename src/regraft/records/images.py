@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -118,6 +118,11 @@ class ImageIndex:
         """Absolute path of one image as text: a Path for each of a million takes seconds."""
         return os.path.join(self.roots[self.root_ids[row]], self.paths[row])  # noqa: PTH118
 
+    def places(self) -> Iterator[str]:
+        """Absolute paths of all images as text, in order; faster than one by one."""
+        roots = map(self.roots.__getitem__, self.root_ids.tolist())
+        return map(os.path.join, roots, self.paths)
+
     def labels(self, row: int) -> tuple[str, ...]:
         """Class names of one image."""
         start, end = self.label_offsets[row], self.label_offsets[row + 1]
@@ -158,22 +163,27 @@ class ImageIndex:
 
     def class_counts(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """Images of each class, int64 [K], of all rows or the given ones."""
-        labels = self.label_ids if rows is None else self.take(rows).label_ids
+        labels = self.label_ids if rows is None else self._labels_of(rows)[1]
         return np.bincount(labels, minlength=len(self.classes))
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """The index of the given rows, in that order."""
+        offsets, ids = self._labels_of(rows)
+        return replace(
+            self,
+            paths=self.paths.take(rows), root_ids=self.root_ids[rows], label_offsets=offsets,
+            label_ids=ids, splits=self.splits[rows],
+            columns={name: column.take(rows) for name, column in self.columns.items()},
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
+    def _labels_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """``label_offsets`` and ``label_ids`` of the given rows."""
         starts, ends = self.label_offsets[:-1][rows], self.label_offsets[1:][rows]
         lengths = ends - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ids = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return replace(
-            self,
-            paths=self.paths.take(rows), root_ids=self.root_ids[rows], label_offsets=offsets,
-            label_ids=self.label_ids[ids], splits=self.splits[rows],
-            columns={name: column.take(rows) for name, column in self.columns.items()},
-            groups=None if self.groups is None else self.groups[rows],
-        )
+        return offsets, self.label_ids[ids]
 
     def with_splits(self, splits: NDArray[np.int8]) -> Self:
         """The same images in other splits."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from regraft.data import index as data_index
 from regraft.data import splits
-from regraft.data.view import estimate_deep_range
+from regraft.data.view import deep_range_of
 from regraft.errors import MissingExtraError, OutputError
 from regraft.extraction.extract import Features, extract, feature_key
 from regraft.extraction.store import FeatureStore
@@ -106,8 +106,8 @@ def _look(settings: InspectSettings, index: ImageIndex, progress: Progress, stac
     try:
         network, rules = network_and_rules(settings, index, "comparing what pictures show")
     except MissingExtraError as missing:
-        rules = Preprocessing(settings.size or _USUAL_SIDE, settings.fit, deep_range=estimate_deep_range(
-            [index.file(row) for row in range(len(index))]))
+        rules = Preprocessing(settings.size or _USUAL_SIDE, settings.fit, deep_range=deep_range_of(
+            index, np.arange(len(index))))
         measuring = Measuring(index, rules)
         measuring.look_at_all(progress)
         return _seen(index, measuring, measuring.errors, rules), str(missing)

@@ -17,7 +17,7 @@ from torch import nn
 
 from regraft import model
 from regraft.data.splits import TEST
-from regraft.data.view import estimate_deep_range, view_key
+from regraft.data.view import deep_range_of, view_key
 from regraft.decisions.calibration import smoothed_temperature, tempered
 from regraft.engines.light import lightened
 from regraft.engines.pytorch import choose_device
@@ -225,7 +225,7 @@ def _network(job: Job) -> tuple[Network, Preprocessing]:
         mean, std = _NORMALISATION[plan.preprocessing.normalise]
         spec = replace(spec, mean=mean, std=std)
     learn = np.flatnonzero(job.index.splits != TEST)
-    return network, preprocessing(settings, spec, estimate_deep_range([job.index.file(int(row)) for row in learn]))
+    return network, preprocessing(settings, spec, deep_range_of(job.index, learn))
 
 
 class _Colours:
