@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import regraft
 from regraft import manifest
 from regraft.data import decode, view
 from regraft.errors import ModelError, TamperedError
-from regraft.model import FILES, SELF_TEST
+from regraft.model import FILES, SELF_TEST, Model
 from regraft.records.exported import digests, sealed
+from regraft.records.networks import Readout
 from regraft.records.results import ExportResult, TrainResult
 from regraft.selftest.pictures import pictures
 from tests.conftest import write_crops
@@ -89,6 +91,36 @@ def test_the_pictures_are_drawn_and_of_many_kinds(folder: Path, crops: Path) -> 
     assert {image.format for image in opened} == {"JPEG", "PNG", "GIF", "BMP"}
     assert {"RGB", "L", "CMYK", "RGBA", "P", "I;16", "1"} == {image.mode for image in opened}
     assert {image.getexif().get(0x0112, 1) for image in opened} == {1, 3, 5, 6}
+
+
+def test_pictures_are_computed_once_for_a_network(crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second model on the same frozen network records what asking it would give; what is damaged is made anew."""
+    settings: dict[str, Any] = {"strategy": "features", "store": tmp_path / "store", "report": "none", "quiet": True}
+    regraft.train(crops, out=tmp_path / "first", **settings)
+    [kept] = (tmp_path / "store" / "engines").glob("*.pictures")
+    asked: list[int] = []
+    features = Model.features
+
+    def counting(model: Model, pixels: NDArray[np.uint8], readouts: Sequence[Readout]) -> NDArray[np.float32]:
+        asked.append(len(pixels))
+        return features(model, pixels, readouts)
+
+    monkeypatch.setattr(Model, "features", counting)
+    regraft.train(crops, out=tmp_path / "second", seed=1, **settings)
+    assert not asked
+    second = regraft.load(tmp_path / "second")
+    recorded, fresh = second.self_test, second.record_self_test()
+    assert recorded is not None
+    assert [file.pixels for file in recorded.files] == [file.pixels for file in fresh.files]
+    np.testing.assert_allclose([file.logits for file in recorded.files], [file.logits for file in fresh.files],
+                               atol=1e-4)
+    assert regraft.verify(tmp_path / "second", quiet=True).errors == ()
+    text = kept.read_text()
+    at = text.index('"features": "') + 100
+    kept.write_text(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1:])
+    regraft.train(crops, out=tmp_path / "third", **settings)
+    assert asked == [20]
+    assert kept.read_text() == text
 
 
 @pytest.mark.parametrize("names", [("head.safetensors",), ("backbone.safetensors", SELF_TEST), ("model.json",)])
@@ -160,7 +192,7 @@ def _change_rules(proto: onnx.ModelProto, changes: dict[str, Any]) -> None:
 
 
 def test_other_pixels_that_change_no_answer_are_noted(file: Path) -> None:
-    plant(file, lambda proto: _change_rules(proto, {"background": [254, 255, 255]}))
+    plant(file, lambda proto: _change_rules(proto, {"background": [255, 254, 255]}))
     found = regraft.verify(file, quiet=True)
     assert found.errors == ()
     (note,) = found.notes

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from regraft.engines.contract import Engine
     from regraft.networks.weights import State
+    from regraft.records.networks import Readout
     from regraft.settings import EngineName
 
 #: A network's tensors where PyTorch is not installed.
@@ -119,14 +120,17 @@ class Model:
         """The engine that gives the head's readouts; built once."""
         record = self.record  # a head without a network refuses here
         if device not in self._engines:
-            readouts, rules, network = record.head_readouts, record.preprocessing, self.frozen(device)
-            if isinstance(network, LiteNetwork):
-                self._engines[device] = light_engine(network, readouts, rules, device)
-            else:
-                from regraft.engines.pytorch import PyTorchEngine
-
-                self._engines[device] = PyTorchEngine(network, readouts, rules, device)
+            self._engines[device] = self._reading(record.head_readouts, device)
         return self._engines[device]
+
+    def _reading(self, readouts: Sequence[Readout], device: Literal["auto", "cpu", "cuda", "mps"]) -> Engine:
+        """An engine that gives readouts of the network."""
+        rules, network = self.record.preprocessing, self.frozen(device)
+        if isinstance(network, LiteNetwork):
+            return light_engine(network, readouts, rules, device)
+        from regraft.engines.pytorch import PyTorchEngine
+
+        return PyTorchEngine(network, readouts, rules, device)
 
     def frozen(self, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", engine: EngineName = "auto") -> Any:
         """The network as an engine takes it: a bundled backbone without PyTorch where that will do."""
@@ -196,9 +200,11 @@ class Model:
 
     def logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Scores of the classes of any number of images (uint8), on the processor, float64 [B, K]."""
-        engine = self.engine("cpu")
-        return self.head.logits(np.concatenate([engine.run(pixels_BHWC[at:at + engine.batch])
-                                                for at in range(0, len(pixels_BHWC), engine.batch)]))
+        return self.head.logits(_run(self.engine("cpu"), pixels_BHWC))
+
+    def features(self, pixels_BHWC: NDArray[np.uint8], readouts: Sequence[Readout]) -> NDArray[np.float32]:
+        """Joined readouts of the network of any number of images (uint8), on the processor, float32 [B, D]."""
+        return _run(self._reading(readouts, "cpu"), pixels_BHWC)
 
     @property
     def self_test(self) -> SelfTest | None:
@@ -322,6 +328,12 @@ def _require_module(model: Model, module: object) -> None:
     model.network()
 
 
+def _run(engine: Engine, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What an engine gives for any number of images, float32 [B, D]."""
+    return np.concatenate([engine.run(pixels_BHWC[at:at + engine.batch])
+                           for at in range(0, len(pixels_BHWC), engine.batch)])
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
@@ -348,12 +360,13 @@ def _packed(digests: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Arrays | None, head: Head,
-         seen: SeenImages, known: Known | None = None, module: object = None) -> None:
+         seen: SeenImages, known: Known | None = None, module: object = None,
+         self_test: Callable[[Model], SelfTest] = Model.record_self_test) -> None:
     """Write a model into a folder; the manifest comes last, so that a half-written model is none.
 
     Without a backbone it is a head that answers features, described by a HeadRecord. The head is the one that was
     fitted: the record's temperature is applied where the model is loaded. A model with a backbone is loaded from its
-    new files, with ``module`` where the network is the caller's own, and its self-test is recorded.
+    new files, with ``module`` where the network is the caller's own, and its ``self_test`` is recorded.
 
     A model that is there already stays whole until the new files are complete. Raises OutputError.
     """
@@ -369,19 +382,19 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
         stage.mkdir(parents=True)
         for name, make in contents.items():
             _write(stage / name, make())
-        _sign(stage, contents)
-        names = [*contents]
+        digests = {name: manifest.file_digest(stage / name) for name in contents}
+        _sign(stage, digests)
         if backbone is not None:
-            answered = load(stage, module).record_self_test()
+            answered = self_test(load(stage, module))
             _write(stage / SELF_TEST, (json.dumps(answered.to_dict()) + "\n").encode())
-            names.append(SELF_TEST)
-            _sign(stage, names)
+            digests[SELF_TEST] = manifest.file_digest(stage / SELF_TEST)
+            _sign(stage, digests)
         # An export of the model that is replaced would answer for this one.
         for stale in (manifest.NAME, *export_names()):
             (folder / stale).unlink(missing_ok=True)
-        for name in (*names, manifest.NAME):
+        for name in (*digests, manifest.NAME):
             os.replace(stage / name, folder / name)
-        for name in set(FILES) - set(names):  # of a model that was here before
+        for name in set(FILES) - set(digests):  # of a model that was here before
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); {shutil.disk_usage(folder).free:,} "
@@ -390,10 +403,9 @@ def save(folder: Path, record: ModelRecord | HeadRecord, backbone: State | Array
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _sign(folder: Path, names: Iterable[str]) -> None:
-    """Write the manifest of files in a folder."""
-    files = {name: manifest.file_digest(folder / name) for name in names}
-    _write(folder / manifest.NAME, manifest.manifest_text(files).encode())
+def _sign(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the manifest of files in a folder, with their digests."""
+    _write(folder / manifest.NAME, manifest.manifest_text(dict(digests)).encode())
 
 
 def packed_arrays(arrays: Mapping[str, NDArray[Any]], about: dict[str, str] | None = None) -> bytes:

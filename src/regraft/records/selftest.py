@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
 from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from regraft.errors import DataError
-from regraft.records.base import Record
+from regraft.records.base import Record, plain
 
 
 @dataclass(frozen=True)
-class SelfTestFile(Record):
-    """A picture of the self-test and what was answered for it.
+class DrawnFile(Record):
+    """A picture of the self-test.
 
     Attributes
     ----------
@@ -22,14 +28,11 @@ class SelfTestFile(Record):
         The file's bytes in base64.
     pixels:
         Digest of view 0's pixels, 32 hexadecimal digits.
-    logits:
-        The scores of the classes, before the softmax.
     """
 
     name: str
     data: str
     pixels: str
-    logits: tuple[float, ...]
 
     @property
     def content(self) -> bytes:
@@ -38,6 +41,61 @@ class SelfTestFile(Record):
             return base64.b64decode(self.data, validate=True)
         except binascii.Error as error:
             raise DataError(f"{self.name} of the self-test can't be read ({error})") from None
+
+
+@dataclass(frozen=True)
+class SelfTestFile(DrawnFile):
+    """A picture of the self-test and what was answered for it.
+
+    Attributes
+    ----------
+    name, data, pixels:
+        As of a :class:`DrawnFile`.
+    logits:
+        The scores of the classes, before the softmax.
+    """
+
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DrawnFeatures(Record):
+    """What a frozen network makes of the pictures of the self-test.
+
+    Attributes
+    ----------
+    files:
+        The N pictures.
+    features:
+        Its joined readouts, float32 [N, D] as base64 of little-endian bytes.
+    sha256:
+        Of the features' bytes and all that stands in ``files``: a damaged record is none.
+    """
+
+    files: tuple[DrawnFile, ...]
+    features: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.sha256 != self._digest(self.files, self.features):
+            raise DataError("the features of the self-test's pictures are not those that were written down")
+
+    @classmethod
+    def of(cls, files: tuple[DrawnFile, ...], features_ND: NDArray[np.float32]) -> Self:
+        """The record of N pictures and their features."""
+        features = base64.b64encode(features_ND.astype("<f4").tobytes()).decode()
+        return cls(files, features, cls._digest(files, features))
+
+    @staticmethod
+    def _digest(files: tuple[DrawnFile, ...], features: str) -> str:
+        told = json.dumps([plain(files), features])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
+    def features_ND(self) -> NDArray[np.float32]:
+        """The features, float32 [N, D]."""
+        read = np.frombuffer(base64.b64decode(self.features), "<f4").astype(np.float32)
+        return read.reshape(len(self.files), -1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from regraft.review.answers import label_curves
 from regraft.runs.engines import Work, answer_engine
 from regraft.runs.folder import RunFolder
 from regraft.runs.gather import CURVES
+from regraft.runs.selftests import kept_self_test
 from regraft.runs.settling import Held
 from regraft.runs.train import (
     OF_TEST,
@@ -79,7 +81,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         training_counts=tuple(int(c) for c in fitted.training_counts),
         own=own_record(settings, network.module, network.readouts, rules), temperature=fitted.temperature,
         task="several_labels", labels=fitted.rule)
-    model.save(folder.out, record, network.state(), fitted.head, fitted.seen)
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen,
+               self_test=partial(kept_self_test, weights=network.digest, store=store.folder))
     result = LabelsResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
         features=before.counted(features), quarantined=len(features.quarantined),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from regraft.data.view import pixel_digest, view0
 from regraft.errors import DataError, ImageError
 from regraft.heads.solver import softmax
 from regraft.records.preprocessing import Preprocessing
-from regraft.records.selftest import SelfTest, SelfTestDifference, SelfTestFile, SelfTestResult
+from regraft.records.selftest import DrawnFile, SelfTest, SelfTestDifference, SelfTestFile, SelfTestResult
 from regraft.selftest.pictures import pictures
 
 #: Largest difference of a probability that is let pass.
@@ -29,13 +29,23 @@ Scoring = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 def record(rules: Preprocessing, classes: tuple[str, ...], scoring: Scoring) -> SelfTest:
     """What a model answers here for each picture."""
+    files, pixels_NHWC = drawn(rules)
+    return recorded(files, classes, scoring(pixels_NHWC))
+
+
+def drawn(rules: Preprocessing) -> tuple[tuple[DrawnFile, ...], NDArray[np.uint8]]:
+    """The N pictures, and view 0 of each, uint8 [N, S, S, 3]."""
     named = list(pictures())
     pixels_NHWC = np.stack([view0(data, rules).pixels for _, data in named])
-    L_NK = scoring(pixels_NHWC)
+    return tuple(DrawnFile(name, base64.b64encode(data).decode(), pixel_digest(pixels_HWC).hex())
+                 for (name, data), pixels_HWC in zip(named, pixels_NHWC, strict=True)), pixels_NHWC
+
+
+def recorded(files: Sequence[DrawnFile], classes: tuple[str, ...], L_NK: NDArray[np.float64]) -> SelfTest:
+    """The self-test of the scores that a model gives N pictures, float64 [N, K]."""
     return SelfTest(DECODER, _machine(), classes, tuple(
-        SelfTestFile(name, base64.b64encode(data).decode(), pixel_digest(pixels_HWC).hex(),
-                     tuple(float(f"{score:.8g}") for score in L_K))
-        for (name, data), pixels_HWC, L_K in zip(named, pixels_NHWC, L_NK, strict=True)))
+        SelfTestFile(file.name, file.data, file.pixels, tuple(float(f"{score:.8g}") for score in L_K))
+        for file, L_K in zip(files, L_NK, strict=True)))
 
 
 def compare(test: SelfTest, rules: Preprocessing, classes: tuple[str, ...], scoring: Scoring) -> SelfTestResult:
