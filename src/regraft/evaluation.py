@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,23 +75,49 @@ def _recall(answered_K: NDArray[np.int64], k: int, repeats: int) -> Interval | N
 def _intervals(P_NK: NDArray[np.float64], y_N: NDArray[np.int32], images_N: NDArray[np.int64],
                ) -> dict[str, tuple[float, float]]:
     """Intervals of the figures that are cheap to measure a thousand times."""
-    classes = P_NK.shape[1]
-    answers_N = P_NK.argmax(1)
-    right_N = answers_N == y_N
-    loss_N, brier_N = metrics.surprise(P_NK, y_N), metrics.brier(P_NK, y_N)
+    answer_N = P_NK.argmax(1)
+    # Answers lie by class and answer: weights are summed once over those that share both.
+    order_N = np.lexsort([answer_N, y_N])
+    counts = _confused(y_N[order_N], answer_N[order_N])
+    surprise_N2 = np.stack([metrics.surprise(P_NK, y_N), metrics.brier(P_NK, y_N)], 1)[order_N]
     found, place_N = np.unique(images_N, return_inverse=True)
+    place_N = place_N[order_N]
 
-    def figures(drawn_I: NDArray[np.float64]) -> dict[str, float]:
-        weight_N = drawn_I[place_N]
-        given_K, answered_K, right_K = (np.bincount(of, weight_N * which, classes) for of, which in (
-            (y_N, 1.0), (answers_N, 1.0), (y_N, right_N)))
-        present_K = given_K > 0
-        total = weight_N.sum()
-        return {"balanced_accuracy": float((right_K[present_K] / given_K[present_K]).mean()),
-                "macro_f1": float((2 * right_K / np.maximum(given_K + answered_K, 1))[present_K].mean()),
-                "log_loss": float(weight_N @ loss_N / total), "brier": float(weight_N @ brier_N / total)}
+    def figures(drawn_RI: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        weight_RN = drawn_RI[:, place_N]
+        given_RP, answered_RP, right_RP = counts(weight_RN)
+        present_RP = given_RP > 0
+        recall_RP, f1_RP = right_RP / np.maximum(given_RP, 1), 2 * right_RP / np.maximum(given_RP + answered_RP, 1)
+        loss_R, brier_R = (weight_RN @ surprise_N2 / weight_RN.sum(1, keepdims=True)).T
+        return {"balanced_accuracy": recall_RP.mean(1, where=present_RP), "macro_f1": f1_RP.mean(1, where=present_RP),
+                "log_loss": loss_R, "brier": brier_R}
 
     return metrics.bootstrap(figures, len(found))
+
+
+#: What was drawn of P classes in R resamples, float64 [R, P]: their images, answers that name them, right ones.
+_Counts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _confused(y_N: NDArray[np.int32], answer_N: NDArray[np.int64]) -> Callable[[NDArray[np.float64]], _Counts]:
+    """What counts weights [R, N] of answers, sorted by class and answer, for the P classes that there are images of."""
+    starts_C = np.flatnonzero(np.diff(y_N, prepend=-1) | np.diff(answer_N, prepend=-1))
+    given_C, answer_C = y_N[starts_C], answer_N[starts_C]
+    classes_P, given_starts_P = np.unique(given_C, return_index=True)
+    by_answer_C = np.argsort(answer_C, kind="stable")
+    answers, answer_starts = np.unique(answer_C[by_answer_C], return_index=True)
+    known, right_C = np.isin(answers, classes_P), np.flatnonzero(given_C == answer_C)
+    answered_at, right_at = (np.searchsorted(classes_P, which) for which in (answers[known], given_C[right_C]))
+
+    def counts(weight_RN: NDArray[np.float64]) -> _Counts:
+        cell_RC = np.add.reduceat(weight_RN, starts_C, axis=1)
+        given_RP = np.add.reduceat(cell_RC, given_starts_P, axis=1)
+        answered_RP, right_RP = np.zeros_like(given_RP), np.zeros_like(given_RP)
+        answered_RP[:, answered_at] = np.add.reduceat(cell_RC[:, by_answer_C], answer_starts, axis=1)[:, known]
+        right_RP[:, right_at] = cell_RC[:, right_C]
+        return given_RP, answered_RP, right_RP
+
+    return counts
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
@@ -222,9 +248,16 @@ def judge_labels(P_NK: NDArray[np.float64], Y_NK: NDArray[np.bool_], classes: Se
                 _ratio(right_K[k], own_K[k]), _ratio(2 * right_K[k], own_K[k] + called_K[k]),
                 _of(given_NK[Y_NK[:, k], k], repeats))
             for k, name in enumerate(classes)),
-        intervals=metrics.bootstrap(lambda drawn_I: figures(drawn_I[place_N]), len(images),
+        intervals=metrics.bootstrap(lambda drawn_RI: _each(figures, drawn_RI[:, place_N]), len(images),
                                     each=len(classes) * repeats),
         quarantined=len(unreadable), unreadable=tuple(unreadable), note=note)
+
+
+def _each(figures: Callable[[NDArray[np.float64]], dict[str, float]], weight_RN: NDArray[np.float64],
+          ) -> dict[str, NDArray[np.float64]]:
+    """Figures of each of R resamples."""
+    found = [figures(weight_N) for weight_N in weight_RN]
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
 def _ratio(part: np.int64, whole: np.int64) -> float | None:

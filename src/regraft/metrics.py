@@ -147,23 +147,30 @@ _RESAMPLES = 1_000
 _MOST_DRAWN = 20_000_000
 _LEAST_RESAMPLES = 100
 
+#: Numbers of resamples that are worked on together: as many as a core's own memory holds.
+_TOGETHER = 30_000
 
-def bootstrap(figures: Callable[[NDArray[np.float64]], Mapping[str, float]], images: int, seed: int = 0, each: int = 1,
-              ) -> dict[str, tuple[float, float]]:
+
+def bootstrap(figures: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]], images: int, seed: int = 0,
+              each: int = 1) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of figures of weighted images (Efron, Ann. Stat. 7, 1979), seeded.
 
-    ``figures`` takes how often each image was drawn, float64 [N]. 1,000 resamples, fewer above 20,000 images, or where
-    as many numbers, ``each`` of an image, are looked at.
+    ``figures`` takes how often each image was drawn in R resamples, float64 [R, N], and gives R values of each figure.
+    1,000 resamples, fewer above 20,000 images, or where as many numbers, ``each`` of an image, are looked at.
     """
     draw = np.random.default_rng(seed)
     count = max(_LEAST_RESAMPLES, min(_RESAMPLES, _MOST_DRAWN // max(images * each, 1)))
-    drawn: dict[str, list[float]] = {}
-    for _ in range(count):
-        weights_N = np.bincount(draw.integers(0, images, images), minlength=images).astype(np.float64)
-        for name, value in figures(weights_N).items():
-            drawn.setdefault(name, []).append(value)
-    return {name: (float(low), float(high)) for name, values in drawn.items()
-            for low, high in [np.quantile(values, (0.025, 0.975))]}
+    lot = max(1, _TOGETHER // images)
+    parts = [figures(_drawn(draw, min(lot, count - first), images)) for first in range(0, count, lot)]
+    return {name: (float(low), float(high)) for name in parts[0]
+            for low, high in [np.quantile(np.concatenate([part[name] for part in parts]), (0.025, 0.975))]}
+
+
+def _drawn(draw: np.random.Generator, resamples: int, images: int) -> NDArray[np.float64]:
+    """How often each image is drawn in each resample, float64 [R, N]."""
+    drawn_RN = draw.integers(0, images, (resamples, images))
+    drawn_RN += images * np.arange(resamples)[:, None]
+    return np.bincount(drawn_RN.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
 
 
 def paired_difference(both: int, first: int, second: int, neither: int) -> tuple[float, float, float]:

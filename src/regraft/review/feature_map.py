@@ -32,9 +32,11 @@ def feature_map(X_ND: NDArray[np.float32], rows_N: NDArray[np.int64], labels: tu
     Numbers that differ more count no more: each is scaled to unit variance first.
     """
     Z_ND = X_ND - X_ND.mean(0, dtype=np.float64).astype(np.float32)
-    spread = Z_ND.std(0, dtype=np.float64)
-    Z_ND = Z_ND[:, spread > 0] / spread[spread > 0].astype(np.float32)
-    total = float((Z_ND**2).sum(dtype=np.float64))
+    spread_D = np.sqrt(np.einsum("nd,nd->d", Z_ND, Z_ND) / np.float32(len(Z_ND)))
+    if not spread_D.all():
+        Z_ND, spread_D = Z_ND[:, spread_D > 0], spread_D[spread_D > 0]
+    Z_ND /= spread_D
+    total = float(np.vdot(Z_ND, Z_ND))
     if not total:
         flat = (0.0,) * len(rows_N)
         return FeatureMap(tuple(rows_N.tolist()), labels, flat, flat, 0.0)
