@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
-from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head, nearest_mean
-from regraft.heads.solver import ROUGH, TOLERANCE, Fit, OneOf, Problem, fit_path, softmax
+from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head
+from regraft.heads.shared import Joined, Shared
+from regraft.heads.solver import ROUGH, Fit, OneOf, Problem, Targets, softmax
+from regraft.heads.threads import in_threads
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
 
 #: L2 strengths, strong to weak.
@@ -24,6 +21,19 @@ STRENGTHS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 #: Strengths between the best of the path and its neighbours, as factors.
 _REFINED = (3.0, 1 / 3)
+
+#: A strength has been passed where one behind it does so much worse: rough fits alone differ less.
+_PASSED = 1.05
+
+#: Log-losses (nats) that differ by less are alike.
+_ALIKE = 5e-4
+
+#: Tolerance of a fit on many images (nats): further steps change held-out log-losses in the fifth digit, labels by
+#: chance (LOG.md).
+_FINE = 1e-6
+
+#: How often a strength is made a third of what it was, or three times, as long as it does better.
+_MOST_TIMES = 3
 
 #: Factors from squared distances to logits for the nearest class mean; features have a mean square of 1.
 _SCALES = (2.0, 5.0, 10.0, 20.0, 40.0)
@@ -37,10 +47,11 @@ _UNMEASURED_STRENGTH = 1e-4
 #: Candidates that go from the first round (one strength, one division, so many training rows) into the second.
 FINALISTS = 3
 _FIRST_STRENGTH = 1e-5
-_FIRST_ROWS = 640
+_FIRST_ROWS = 480
+_FIRST_TOLERANCE = 1e-3
 
 #: Divisions until so many images are held out: a choice gains nothing from more.
-_JUDGED = 800
+JUDGED = 800
 
 #: Share of a fold's training rows on which its head is chosen.
 INNER_SHARE = 0.25
@@ -51,11 +62,11 @@ FEW = 5
 #: Rows used to choose; with more, the choice no longer changes but its cost does. The fit uses all rows.
 CHOOSING_ROWS = 2_000
 
+#: The same where strengths are measured anew on all rows, so that readouts and weighting alone are chosen.
+DRAWN = 1_000
+
 #: A held-out probability of 0 must not decide everything.
 FLOOR = 1e-6
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 #: (training rows, held-out rows)
 Division = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -74,16 +85,40 @@ class Candidate:
         return HeadSettings(self.kind, self.readouts, self.weighting, strength)
 
 
+class Task(Protocol):
+    """What heads are to learn: for a fit, and to judge its scores of images that were held out from it."""
+
+    def targets(self, rows: NDArray[np.int64]) -> Targets:
+        """What the scores of some rows are to become."""
+
+    def judge(self, scores_MK: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[float, float]:
+        """Mean log-loss (nats) and share of right answers of scores of M rows."""
+
+
+@dataclass(frozen=True)
+class OneClass:
+    """One class an image: ``y_N`` int32 among ``classes``."""
+
+    y_N: NDArray[np.int32]
+    classes: int
+
+    def targets(self, rows: NDArray[np.int64]) -> Targets:
+        """Their classes."""
+        return OneOf(self.y_N[rows], self.classes)
+
+    def judge(self, scores_MK: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[float, float]:
+        """Of the softmax of the scores."""
+        P_MK, y_M = softmax(scores_MK), self.y_N[rows]
+        loss_M = -np.log(np.maximum(P_MK[np.arange(len(y_M)), y_M], FLOOR))
+        return float(loss_M.mean(dtype=np.float64)), float((P_MK.argmax(1) == y_M).mean())
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Scores of a candidate at each strength, over some divisions together; its best fit on the last of these."""
+    """Scores of a candidate at some strengths on one division, and its best fit there."""
 
     tried: list[Tried]
     fit: Fit | None
-
-
-#: Scores of a candidate at some strengths; the first fit is started from one of similar rows, where there is one.
-Score = Callable[[Sequence[Division], Candidate, Sequence[float], Fit | None], Scored]
 
 
 @dataclass(frozen=True)
@@ -122,12 +157,14 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
-           names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0) -> Found:
+           names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0,
+           refine: bool = True) -> Found:
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on a part of the images, then the best few over the whole path of
     strengths. With hardly an image held out, a fixed head that does well with a handful of images. With ``only``,
-    heads on exactly these readouts. ``seed`` draws the part.
+    heads on exactly these readouts. ``seed`` draws the part. Without ``refine`` the strength is one of the path: right
+    where it is measured anew.
     """
     offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
     if sum(len(held) for _, held in divisions) < LEAST_HELD:
@@ -135,28 +172,66 @@ def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequ
         return Found(Choice(fixed, "experience with other sets: there are too few images to measure it"))
     few = _is_few(y_N, divisions, classes)
     # Of a handful of images one round says nothing, and trying everything is cheap.
-    return search(functools.partial(_score, blocks, y_N, classes), offered or candidates(names, few), divisions, by,
-                  None if few else finalists, seed)
+    return search(blocks, OneClass(y_N, classes), offered or candidates(names, few), divisions, by,
+                  None if few else finalists, seed, refine)
 
 
-def search(score: Score, offered: Sequence[Candidate], divisions: Sequence[Division], by: str, finalists: int | None,
-           seed: int) -> Found:
-    """The best by a score, in two rounds; ``finalists`` go into the second, or all (None)."""
-    first = in_threads(lambda c: score(_screened(divisions, seed), c, _first_strengths(c), None).tried, offered)
-    divisions = judged(divisions)
-    ranked = sorted((tried for per_candidate in first for tried in per_candidate), key=_rank)
+def search(blocks: Blocks, task: Task, offered: Sequence[Candidate], divisions: Sequence[Division], by: str,
+           finalists: int | None, seed: int, refine: bool = True) -> Found:
+    """The best for a task, in two rounds; ``finalists`` go into the second, or all (None).
+
+    With ``refine``, strengths between those of the path are tried too.
+    """
+    screened = _screened(divisions, seed)
+    first = [_scores(blocks, task, division, offered, _first_strengths, products=True, tolerance=_FIRST_TOLERANCE)
+             for division in screened]
+    ranked = _ranked(_pooled([[scored.tried for scored in of] for of in first], screened), blocks, _FIRST_TOLERANCE)
     best_few = list(dict.fromkeys(_candidate(tried.settings) for tried in ranked))[:finalists]
-    pairs = [(c, d) for c in best_few for d in divisions]
-    second = in_threads(lambda pair: score([pair[1]], pair[0], _path(pair[0]), None), pairs)
-    tried = _pooled([scored.tried for scored in second], divisions)
-    best = min(tried, key=_rank).settings
-    starts = [scored.fit for (c, _), scored in zip(pairs, second, strict=True) if c == _candidate(best)]
-    refined = [best.strength * factor for factor in _REFINED]
-    more = in_threads(lambda at: score([at[0]], _candidate(best), refined, at[1]).tried,
-                      list(zip(divisions, starts, strict=True)))
-    tried = sorted([*tried, *_pooled(more, divisions)], key=_rank)
-    choice = Choice(tried[0].settings, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
-    return Found(choice, starts[0] if _candidate(choice.chosen) == _candidate(best) else None)
+    divisions = judged(divisions)
+    second = [_scores(blocks, task, division, best_few, _path) for division in divisions]
+    tried = _pooled([[scored.tried for scored in of] for of in second], divisions)
+    best = _ranked(tried, blocks, _ALIKE)[0].settings
+    candidate = _candidate(best)
+    starts = [of[best_few.index(candidate)].fit for of in second]
+    if refine:
+        refined = [best.strength * factor for factor in _REFINED]
+
+        def more(at: tuple[Division, Fit | None]) -> list[list[Tried]]:
+            division, start = at
+            shared = Shared(blocks, candidate.readouts, *division, products=False)
+            joined = shared.joined(candidate.readouts, candidate.weighting)
+            return [score(task, joined, division, candidate, refined, start).tried]
+
+        tried += _pooled(in_threads(more, list(zip(divisions, starts, strict=True))), divisions)
+        best = _ranked([t for t in tried if _candidate(t.settings) == candidate], blocks, 0)[0].settings
+    tried = _ranked(tried, blocks, 0)
+    choice = Choice(best, by, (*tried, *(t for t in ranked if _candidate(t.settings) not in best_few)))
+    return Found(choice, starts[0])
+
+
+def _ranked(tried: Sequence[Tried], blocks: Blocks, alike: float) -> list[Tried]:
+    """The lowest log-loss first; of those that are as low to what such fits can tell, the one of the fewest numbers."""
+    least = min(t.log_loss for t in tried) + alike
+
+    def rank(t: Tried) -> tuple[float, int, float, float]:
+        width = sum(blocks[name].shape[1] for name in t.settings.readouts)
+        return max(t.log_loss, least), width, t.log_loss, -t.accuracy
+
+    return sorted(tried, key=rank)
+
+
+def _scores(blocks: Blocks, task: Task, division: Division, offered: Sequence[Candidate],
+            strengths: Callable[[Candidate], Sequence[float]], products: bool = False, tolerance: float = ROUGH,
+            ) -> list[Scored]:
+    """Scores of each candidate on one division; ``products`` where few rows are read in many ways."""
+    readouts = list(dict.fromkeys(name for candidate in offered for name in candidate.readouts))
+    shared = Shared(blocks, readouts, *division, products)
+
+    def of(candidate: Candidate) -> Scored:
+        joined = shared.joined(candidate.readouts, candidate.weighting)
+        return score(task, joined, division, candidate, strengths(candidate), None, tolerance)
+
+    return in_threads(of, offered)
 
 
 def _screened(divisions: Sequence[Division], seed: int) -> list[Division]:
@@ -170,7 +245,7 @@ def _screened(divisions: Sequence[Division], seed: int) -> list[Division]:
 def judged(divisions: Sequence[Division]) -> Sequence[Division]:
     """As many divisions as hold out enough images to choose by."""
     so_far = np.cumsum([len(held) for _, held in divisions])
-    return divisions[:int(np.searchsorted(so_far, _JUDGED)) + 1]
+    return divisions[:int(np.searchsorted(so_far, JUDGED)) + 1]
 
 
 def unmeasured(names: Sequence[str]) -> HeadSettings:
@@ -189,39 +264,16 @@ def _first_strengths(candidate: Candidate) -> tuple[float, ...]:
     return _SCALES if candidate.kind == "nearest_mean" else (_FIRST_STRENGTH,)
 
 
-def _pooled(parts: Sequence[Sequence[Tried]], divisions: Sequence[Division]) -> list[Tried]:
-    """Scores of single divisions joined: means over all held-out images."""
+def _pooled(parts: Sequence[Sequence[Sequence[Tried]]], divisions: Sequence[Division]) -> list[Tried]:
+    """Scores on each division joined: means over all held-out images, of what was tried on every division."""
     sizes = [len(held) for _, held in divisions]
     sums: dict[HeadSettings, NDArray[np.float64]] = {}
-    for i, part in enumerate(parts):
-        for tried in part:
-            scores = np.array([tried.log_loss, tried.accuracy]) * sizes[i % len(sizes)] / sum(sizes)
-            sums[tried.settings] = sums.get(tried.settings, np.zeros(2)) + scores
-    return [Tried(settings, float(loss), float(hits)) for settings, (loss, hits) in sums.items()]
-
-
-_nested = threading.local()
-
-
-def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Results in order, one thread a core and one core a thread; inside a worker, one after the other.
-
-    The matrices are small: several problems side by side use the cores, several cores in one problem wait for
-    each other. One alone has them all.
-    """
-    if getattr(_nested, "busy", False) or len(items) == 1:
-        return [function(item) for item in items]
-
-    def run(item: _T) -> _R:
-        _nested.busy = True
-        return function(item)
-
-    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as executor:
-        return list(executor.map(run, items))
-
-
-def _rank(tried: Tried) -> tuple[float, float]:
-    return tried.log_loss, -tried.accuracy
+    for part, size in zip(parts, sizes, strict=True):
+        for tried in (tried for of_candidate in part for tried in of_candidate):
+            scores = np.array([tried.log_loss * size, tried.accuracy * size, 1])
+            sums[tried.settings] = sums.get(tried.settings, np.zeros(3)) + scores
+    return [Tried(settings, float(loss / sum(sizes)), float(hits / sum(sizes)))
+            for settings, (loss, hits, times) in sums.items() if times == len(sizes)]
 
 
 def _candidate(settings: HeadSettings) -> Candidate:
@@ -234,58 +286,54 @@ def _is_few(y_N: NDArray[np.int32], divisions: Sequence[Division], classes: int)
     return bool(np.median(counts[counts > 0]) <= FEW)
 
 
-def _score(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division],
-           candidate: Candidate, strengths: Sequence[float], start: Fit | None) -> Scored:
-    """Held-out log-loss and accuracy of a candidate at each strength, over all divisions together."""
-    losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
+def score(task: Task, joined: Joined, division: Division, candidate: Candidate, strengths: Sequence[float],
+           start: Fit | None, tolerance: float = ROUGH) -> Scored:
+    """Held-out log-loss and accuracy of a candidate at each strength on one division.
+
+    Ends where a further strength has done clearly worse than one before: weaker ones would do worse still, and take
+    longest.
+    """
+    train, held = division
+    tried: list[Tried] = []
     best: Fit | None = None
-    for train, held in divisions:
-        y, best, least = y_N[held], None, np.inf
-        for i, (P, fit) in enumerate(held_out(blocks, y_N, classes, train, held, candidate, strengths, start)):
-            loss = -np.log(np.maximum(P[np.arange(len(y)), y], FLOOR)).sum()
-            if loss < least:
-                best, least = fit, loss
-            losses[i] += loss
-            hits[i] += (P.argmax(1) == y).sum()
-        count += len(held)
-    return scored(candidate, strengths, losses / count, hits / count, best)
+    least = np.inf
+    fits = held_out(task.targets(train), joined, candidate, strengths, start, tolerance)
+    for strength, (scores_MK, fit) in zip(strengths, fits, strict=False):
+        loss, hits = task.judge(scores_MK, held)
+        tried.append(Tried(candidate.at(strength), loss, hits))
+        if loss < least:
+            best, least = fit, loss
+        elif loss > _PASSED * least and candidate.kind != "nearest_mean":
+            break
+    return Scored(tried, best)
 
 
-def scored(candidate: Candidate, strengths: Sequence[float], losses: NDArray[np.float64], hits: NDArray[np.float64],
-           best: Fit | None) -> Scored:
-    """Mean log-losses and shares of right answers, each with its settings."""
-    return Scored([Tried(candidate.at(strength), float(loss), float(hit))
-                   for strength, loss, hit in zip(strengths, losses, hits, strict=True)], best)
-
-
-def held_out(blocks: Blocks, y_N: NDArray[np.int32], classes: int, train: NDArray[np.int64],
-             held: NDArray[np.int64], candidate: Candidate, strengths: Sequence[float], start: Fit | None = None,
+def held_out(targets: Targets, joined: Joined, candidate: Candidate, strengths: Sequence[float],
+             start: Fit | None = None, tolerance: float = ROUGH,
              ) -> Iterator[tuple[NDArray[np.floating], Fit | None]]:
-    """Probabilities of the held-out rows at each strength, and the fit; all is estimated on the training rows."""
-    of_train = {name: blocks[name][train] for name in candidate.readouts}
-    standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
-    Z_train = standard.apply(of_train, candidate.readouts, slice(None))
-    Z_held = standard.apply(blocks, candidate.readouts, held)
+    """Scores [M, K] of the held-out rows at each strength, and the fit."""
     if candidate.kind == "nearest_mean":
-        V, b = nearest_mean(Z_train, y_N[train], classes)
-        scores = Z_held @ V + b
-        yield from ((softmax(scores * scale), None) for scale in strengths)
+        assert isinstance(targets, OneOf)
+        V, b = joined.nearest_mean(targets.y_N, targets.classes)
+        scores = joined.held_MR @ V + b
+        yield from ((scores * scale, None) for scale in strengths)
         return
-    for fit in fit_path(Z_train, y_N[train], classes, strengths, start=start):
-        yield softmax(Z_held @ fit.V_RK + fit.b_K), fit
+    for fit in joined.problem(targets).path(strengths, tolerance, start):
+        yield joined.held_MR @ fit.V_RK + fit.b_K, fit
 
 
-def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """At most 2,000 of the rows, stratified, for choosing."""
-    if len(rows) <= CHOOSING_ROWS:
+def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int, most: int = CHOOSING_ROWS,
+                  ) -> NDArray[np.int64]:
+    """At most so many of the rows, stratified, for choosing."""
+    if len(rows) <= most:
         return rows
-    return np.sort(rows[holdout(y_N[rows], None, CHOOSING_ROWS / len(rows), seed)])
+    return np.sort(rows[holdout(y_N[rows], None, most / len(rows), seed)])
 
 
 def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray[np.float32],
              y_held_M: NDArray[np.int32], classes: int, widths: Mapping[str, int], chosen: HeadSettings,
-             start: Fit | None = None) -> LinearHead:
-    """Fit on more images than ``chosen`` was chosen on; its strength is measured anew, the best one is weaker.
+             share: float = 1.0, start: Fit | None = None) -> LinearHead:
+    """Fit on more images than ``chosen`` was chosen on, a ``share`` of them; its strength is measured anew.
 
     ``X_ND`` and ``held_MD`` are the joined readouts of ``chosen``, and are overwritten.
     """
@@ -296,15 +344,25 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
     standard = Standardisation.of(columns, chosen.readouts, chosen.weighting)
     for rows in (X_ND, held_MD):
         standard.apply_in_place(rows)
-    strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
-    losses = []
+    task, held_rows = OneClass(y_held_M, classes), np.arange(len(y_held_M))
     problem = Problem(X_ND, OneOf(y_N, classes))
-    tried = list(problem.path(strengths, start=start))
-    for fit in tried:
-        P = softmax(held_MD @ fit.V_RK + fit.b_K)
-        losses.append(-np.log(np.maximum(P[np.arange(len(y_held_M)), y_held_M], FLOOR)).mean())
-    best = int(np.argmin(losses))
-    [fit] = problem.path(strengths[best:best + 1], TOLERANCE, tried[best])
+
+    def measured(strength: float, start: Fit | None) -> tuple[float, Fit]:
+        [fit] = problem.path([strength], start=start)
+        return task.judge(held_MD @ fit.V_RK + fit.b_K, held_rows)[0], fit
+
+    # The mean loss over more images outweighs what is expected of weights before any is seen.
+    first = chosen.strength * share
+    loss, fit = measured(first, start)
+    for factor in (1 / 3, 3.0):
+        for times in range(1, _MOST_TIMES + 1):
+            less, further = measured(first * factor**times, fit)
+            if less >= loss:
+                break
+            loss, fit = less, further
+        if fit.strength != first:
+            break
+    [fit] = problem.path([fit.strength], _FINE, fit)
     return standard.fold(fit.V_RK, fit.b_K, replace(chosen, strength=fit.strength))
 
 

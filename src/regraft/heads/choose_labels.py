@@ -5,9 +5,8 @@ A candidate's score is the mean log-loss over held-out images and labels.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +21,16 @@ from regraft.heads.choose import (
     Candidate,
     Division,
     Found,
-    Scored,
     candidates,
-    in_threads,
-    scored,
+    score,
     search,
     unmeasured,
 )
 from regraft.heads.independent import AnyOf, fit_independent
-from regraft.heads.linear import Blocks, Standardisation
-from regraft.heads.solver import ROUGH, Fit, fit_targets, sigmoid
+from regraft.heads.linear import Blocks
+from regraft.heads.shared import Shared
+from regraft.heads.solver import ROUGH, Targets, sigmoid
+from regraft.heads.threads import in_threads
 from regraft.records.heads import Choice
 
 
@@ -45,30 +44,24 @@ def choose(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division
         return Found(Choice(replace(unmeasured(names), kind="independent"),
                             "experience with other sets: there are too few images to measure it"))
     offered = [replace(c, kind="independent") for c in candidates(names, few=False)]
-    return search(functools.partial(_score, blocks, Y_NK), offered, divisions, by, finalists, seed)
+    return search(blocks, AnyLabels(Y_NK), offered, divisions, by, finalists, seed)
 
 
-def _score(blocks: Blocks, Y_NK: NDArray[np.bool_], divisions: Sequence[Division], candidate: Candidate,
-           strengths: Sequence[float], start: Fit | None) -> Scored:
-    """Held-out log-loss and share of right yes or no of a candidate at each strength, over all divisions together."""
-    losses, hits, count = np.zeros(len(strengths)), np.zeros(len(strengths)), 0
-    best: Fit | None = None
-    for train, held in divisions:
-        best, least = None, np.inf
-        of_train = {name: blocks[name][train] for name in candidate.readouts}
-        standard = Standardisation.of(of_train, candidate.readouts, candidate.weighting)
-        Z_train = standard.apply(of_train, candidate.readouts, slice(None))
-        Z_held = standard.apply(blocks, candidate.readouts, held)
-        for i, fit in enumerate(fit_targets(Z_train, AnyOf(Y_NK[train]), strengths, start=start)):
-            P = sigmoid(Z_held @ fit.V_RK + fit.b_K)
-            own = np.where(Y_NK[held], P, 1 - P)
-            loss = -np.log(np.maximum(own, FLOOR)).mean(1, dtype=np.float64).sum()
-            if loss < least:
-                best, least = fit, loss
-            losses[i] += loss
-            hits[i] += (own > 0.5).mean(1).sum()
-        count += len(held)
-    return scored(candidate, strengths, losses / count, hits / count, best)
+@dataclass(frozen=True)
+class AnyLabels:
+    """Any number of labels an image, bool [N, K]: a :class:`regraft.heads.choose.Task`."""
+
+    Y_NK: NDArray[np.bool_]
+
+    def targets(self, rows: NDArray[np.int64]) -> Targets:
+        """Their labels."""
+        return AnyOf(self.Y_NK[rows])
+
+    def judge(self, scores_MK: NDArray[np.floating], rows: NDArray[np.int64]) -> tuple[float, float]:
+        """Mean log-loss over images and labels of the sigmoid of scores, and the share of right yes or no."""
+        P_MK, Y_MK = sigmoid(scores_MK), self.Y_NK[rows]
+        own_MK = np.where(Y_MK, P_MK, 1 - P_MK)
+        return float(-np.log(np.maximum(own_MK, FLOOR)).mean(dtype=np.float64)), float((own_MK > 0.5).mean())
 
 
 def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, found: Found) -> Found:
@@ -76,7 +69,9 @@ def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, fo
     chosen = found.choice.chosen
     candidate = Candidate(chosen.readouts, chosen.weighting, chosen.kind)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
-    anew = _score(blocks, Y_NK, [division], candidate, strengths, found.start)
+    shared = Shared(blocks, candidate.readouts, *division, products=False)
+    anew = score(AnyLabels(Y_NK), shared.joined(candidate.readouts, candidate.weighting), division, candidate,
+                 strengths, found.start)
     best = min(anew.tried, key=lambda tried: tried.log_loss).settings
     return Found(replace(found.choice, chosen=best), anew.fit)
 

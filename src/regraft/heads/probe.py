@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.heads.choose import FLOOR, STRENGTHS, Candidate, divide, held_out, in_threads
+from regraft.heads.choose import FLOOR, STRENGTHS, Candidate, divide, held_out
 from regraft.heads.linear import Blocks
+from regraft.heads.shared import Shared
+from regraft.heads.solver import OneOf, softmax
+from regraft.heads.threads import in_threads
 from regraft.metrics import paired_difference
 from regraft.records.heads import HeadSettings
 
@@ -100,7 +103,10 @@ def answers(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] 
     def of_fold(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
         train, held = divisions[job[1]]
         learn = np.concatenate([train + view * len(y_N) for view in range(views)])
-        return [P_MK for P_MK, _ in held_out(blocks, y_of_all, classes, learn, held, job[0], STRENGTHS)]
+        joined_here = Shared(blocks, job[0].readouts, learn, held, products=False).joined(
+            job[0].readouts, job[0].weighting)
+        found = held_out(OneOf(y_of_all[learn], classes), joined_here, job[0], STRENGTHS)
+        return [softmax(scores_MK) for scores_MK, _ in found]
 
     found = in_threads(of_fold, [(head, fold) for head in heads for fold in range(len(divisions))])
     best: Answers | None = None

@@ -43,10 +43,11 @@ _NOISE = 1e-7
 #: A class counts in the preconditioner at least this share of the mean: its curvature may come back.
 _LEAST_SHARE = 0.1
 
-#: Leading directions of the preconditioner, and the most rows that are looked at for them: it is a help on the way,
-#: not where the way ends.
+#: Leading directions of the preconditioner, of few rows one for each so many, and the most rows that are looked at for
+#: them: it is a help on the way, not where the way ends.
 _LEADING = 128
-_LOOKED_AT = 4_096
+_ROWS_OF_ONE = 8
+_LOOKED_AT = 2_048
 
 #: Steps that a path takes by and large: what coordinates cost is weighed against what they save on so many.
 _STEPS_OF_A_PATH = 64
@@ -54,6 +55,9 @@ _FULL_SPEED = 64
 
 #: Below this size LAPACK factors and inverts as fast as two halves and their products.
 _SMALL = 96
+
+#: Columns up to which rows are short.
+_SHORT = 64
 
 #: Added to the diagonal of a Gram matrix, as a share of its mean: what float32 needs to factor it.
 _RIDGE = 1e-4
@@ -117,16 +121,18 @@ class OneOf:
 
     def probabilities(self, scores_NK: Array) -> tuple[Array, float]:
         """The softmax, and the mean cross-entropy."""
-        P_NK = scores_NK - scores_NK.max(1, keepdims=True)
-        right_N = P_NK[np.arange(len(self.y_N)), self.y_N]
-        np.exp(P_NK, out=P_NK)
-        total_N = P_NK.sum(1)
-        P_NK /= total_N[:, None]
-        return P_NK, float((np.log(total_N) - right_N).mean(dtype=np.float64))
+        # numpy is slow along short rows: of few classes, scores lie class by class while they are worked on.
+        P_KN = np.ascontiguousarray(scores_NK.T) if self.classes <= _SHORT else scores_NK.T.copy("K")
+        P_KN -= P_KN.max(0)
+        right_N = P_KN[self.y_N, np.arange(len(self.y_N))]
+        np.exp(P_KN, out=P_KN)
+        total_N = P_KN.sum(0)
+        P_KN /= total_N
+        return P_KN.T, float((np.log(total_N) - right_N).mean(dtype=np.float64))
 
     def residual(self, P_NK: Array) -> Array:
         """``p - y``."""
-        G_NK = P_NK.copy()
+        G_NK = P_NK.copy("K")
         G_NK[np.arange(len(self.y_N)), self.y_N] -= 1
         return G_NK
 
@@ -159,6 +165,18 @@ class Problem:
         self._bias_K = targets.bias()
         self._space = _space(Z_NR, len(self._bias_K))
 
+    @classmethod
+    def of_products(cls, gram_NN: Array, targets: Targets) -> Problem:
+        """The problem of rows of which only the products with each other are known, float32 [N, N].
+
+        Weights of its fits, [N, K], are what products with these rows are multiplied with.
+        """
+        made = cls.__new__(cls)
+        made._targets = targets
+        made._bias_K = targets.bias()
+        made._space = _space_of_products(gram_NN, None)
+        return made
+
     def path(self, strengths: Sequence[float], last_tolerance: float = ROUGH, start: Fit | None = None,
              ) -> Iterator[Fit]:
         """Fits at each strength in the given order (strong to weak is fastest), each started from the one before.
@@ -182,16 +200,17 @@ class _Space:
     """The coordinates a fit runs in: rows C [N, P], their leading directions, and the way back.
 
     Coefficients and gradients are [P + 1, K], the last row being the bias. ``axes`` [P, Q] are orthonormal,
-    ``variances`` [Q] the mean squares of the rows along them, ``rest`` the same along any other direction. ``back``,
-    [N, R] and [N, P], are the given rows and what turns weights on coordinates into weights on them; None where columns
-    and coordinates are the same.
+    ``variances`` [Q] the mean squares of the rows along them, ``rest`` the same along any other direction. C is the
+    given rows; or, ``factored``, the lower Cholesky factor of their products, ``rows_NR`` being the given rows, unless
+    their products alone are known.
     """
 
     C_NP: Array
     axes_PQ: Array
     variances_Q: Array
     rest: np.float32
-    back: tuple[Array, Array] | None
+    factored: bool = False
+    rows_NR: Array | None = None
 
     @property
     def size(self) -> int:
@@ -220,19 +239,16 @@ class _Space:
 
     def coefficients(self, V_RK: Array) -> Array:
         """Coefficients without the bias of weights [R, K]: those of the same scores."""
-        if self.back is None:
+        if not self.factored:
             return V_RK
-        rows_NR, root_NP = self.back
-        coefficients: Array = root_NP @ (rows_NR @ V_RK)
-        return coefficients
+        return self.C_NP.T @ V_RK if self.rows_NR is None else _solved(self.C_NP, self.rows_NR @ V_RK)
 
     def weights(self, V_PK: Array) -> Array:
         """Weights [R, K] of the coefficients without the bias."""
-        if self.back is None:
+        if not self.factored:
             return V_PK.copy()
-        rows_NR, root_NP = self.back
-        weights: Array = rows_NR.T @ (root_NP.T @ V_PK)
-        return weights
+        weights_NK = _solved(self.C_NP, V_PK, transposed=True)
+        return weights_NK if self.rows_NR is None else self.rows_NR.T @ weights_NK
 
 
 def _space(Z_NR: Array, columns: int) -> _Space:
@@ -240,25 +256,28 @@ def _space(Z_NR: Array, columns: int) -> _Space:
     # Operations, each for every row; a product with few columns takes as long as one with more.
     saved = 4 * _STEPS_OF_A_PATH * max(columns, _FULL_SPEED) * (r - n)
     if saved <= 2 * n * (r + n):
-        return _Space(Z_NR, *_directions(Z_NR), None)
-    gram_NN = Z_NR @ Z_NR.T
+        return _Space(Z_NR, *_directions(Z_NR))
+    return _space_of_products(Z_NR @ Z_NR.T, Z_NR)
+
+
+def _space_of_products(gram_NN: Array, rows_NR: Array | None) -> _Space:
+    """Coordinates of rows with these products with each other, which are overwritten."""
     # A Gram matrix of centred rows has no full rank; in float32 its factor needs this much to stand on.
-    root = _ridged_inverse_root(gram_NN, _RIDGE * max(float(gram_NN.trace()) / n, _RIDGE))
-    C_NN: Array = np.tril(gram_NN @ root.T).astype(np.float32, copy=False)
-    return _Space(C_NN, *_directions(C_NN), (Z_NR, root))
+    factor_NN = _ridged_factor(gram_NN, _RIDGE * max(float(gram_NN.trace()) / len(gram_NN), _RIDGE))
+    return _Space(factor_NN, *_directions(factor_NN), True, rows_NR)
 
 
 def _directions(C_NP: Array) -> tuple[Array, Array, np.float32]:
     """Leading directions of the rows [P, Q], their mean squares along these [Q], and along any other direction."""
     C_NP = C_NP[::-(-len(C_NP) // _LOOKED_AT)]
-    axes_PQ, variances_Q = leading(C_NP, _LEADING)
+    axes_PQ, variances_Q = leading(C_NP, min(_LEADING, -(-len(C_NP) // _ROWS_OF_ONE)))
     total = np.vdot(C_NP, C_NP) / np.float32(len(C_NP))
     rest = max(total - variances_Q.sum(), np.float32(0)) / np.float32(max(C_NP.shape[1] - len(variances_Q), 1))
     return axes_PQ, variances_Q, np.float32(min(rest, variances_Q.min()))
 
 
-def _ridged_inverse_root(H_PP: Array, ridge: float) -> Array:
-    """:func:`_inverse_root` of ``H + ridge``, which H becomes, for a positive semi-definite H.
+def _ridged_factor(H_PP: Array, ridge: float) -> Array:
+    """The lower Cholesky factor of ``H + ridge``, which H becomes, for a positive semi-definite H.
 
     Where one direction outweighs all others (images that hardly differ), rounding exceeds the ridge; it is then
     raised until the matrix can be factored. Raises LinAlgError only for what is no finite matrix.
@@ -268,26 +287,28 @@ def _ridged_inverse_root(H_PP: Array, ridge: float) -> Array:
     while True:
         H_PP[diagonal] = bare + np.float32(ridge)
         try:
-            return _inverse_root(H_PP)
+            factor: Array = np.linalg.cholesky(H_PP)
         except np.linalg.LinAlgError:
             if not ridge <= bare.max():
                 raise
             ridge *= 10
+        else:
+            return factor
 
 
-def _inverse_root(H_PP: Array) -> Array:
-    """Inverse of the lower Cholesky factor, by halves: nearly all of it is matrix products, the fastest there is."""
-    size = len(H_PP)
+def _solved(L_PP: Array, B_PK: Array, transposed: bool = False) -> Array:
+    """``L^-1 B``, or ``L^-T B``, for a lower triangular L; by halves, as nearly all of it is matrix products then."""
+    size = len(L_PP)
     if size <= _SMALL:
-        return np.tril(np.linalg.inv(np.linalg.cholesky(H_PP)))
+        solved: Array = np.linalg.solve(L_PP.T if transposed else L_PP, B_PK)
+        return solved
     half = size // 2
-    first = _inverse_root(H_PP[:half, :half])
-    below = H_PP[half:, :half] @ first.T
-    second = _inverse_root(H_PP[half:, half:] - below @ below.T)
-    root = np.zeros_like(H_PP)
-    root[:half, :half], root[half:, half:] = first, second
-    root[half:, :half] = -(second @ below) @ first
-    return root
+    first, below, second = L_PP[:half, :half], L_PP[half:, :half], L_PP[half:, half:]
+    if transposed:
+        lower = _solved(second, B_PK[half:], True)
+        return np.concatenate([_solved(first, B_PK[:half] - below.T @ lower, True), lower])
+    upper = _solved(first, B_PK[:half])
+    return np.concatenate([upper, _solved(second, B_PK[half:] - below @ upper)])
 
 
 @dataclass(frozen=True)

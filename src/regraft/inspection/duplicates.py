@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.heads.choose import in_threads
+from regraft.heads.threads import in_threads
 from regraft.inspection.alignment import Pictures, correlation, mirrored, part_of
 
 Kind = Literal["exact", "saved anew", "mirrored", "cropped"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from regraft import evaluation, model
 from regraft.data import index as data_index
 from regraft.data import lists, splits
 from regraft.data.copies import numbered, same_files
-from regraft.data.view import estimate_deep_range, view_key
+from regraft.data.view import deep_range_of, view_key
 from regraft.engines.contract import ANSWER_PRECISION
 from regraft.engines.light import does_without_torch
 from regraft.errors import MissingExtraError, RegraftError, StoppedError, UsageError
@@ -46,6 +47,7 @@ from regraft.runs.engines import Work, engines_for
 from regraft.runs.folder import RunFolder, claim, fresh_folder
 from regraft.runs.gather import MAP
 from regraft.runs.report import write_page
+from regraft.runs.selftests import kept_self_test
 from regraft.runs.settling import Held, Settled, settle_held, with_unknown
 from regraft.runs.wanted import wanted
 from regraft.settings import (
@@ -190,7 +192,8 @@ def _train(settings: TrainSettings, index: ImageIndex, folder: RunFolder, progre
         licence=network.licence, preprocessing=rules, readouts=network.readouts, head=fitted.head.settings,
         training_counts=tuple(int(c) for c in fitted.training_counts),
         own=own_record(settings, network.module, network.readouts, rules), **settled.recorded)
-    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known, settings.module)
+    model.save(folder.out, record, network.state(), fitted.head, fitted.seen, settled.known, settings.module,
+               partial(kept_self_test, weights=network.digest, store=store.folder))
     keep_answers(folder, index, features, settled.held, fitted.P_test)
     result = TrainResult(
         out=str(folder.out), strategy=settings.strategy, backbone=network.name,
@@ -303,8 +306,7 @@ def network_and_rules(settings: TrainSettings | FeaturesSettings | InspectSettin
     """
     network = _network(settings, what, layers)
     learn = np.flatnonzero(index.splits != splits.TEST)
-    return network, preprocessing(settings, network.input,
-                                  estimate_deep_range([index.file(int(row)) for row in learn]))
+    return network, preprocessing(settings, network.input, deep_range_of(index, learn))
 
 
 def _network(settings: TrainSettings | FeaturesSettings | InspectSettings, what: str, layers: bool) -> Any:
@@ -458,8 +460,12 @@ def unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantine
 
 
 def blocks_of(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
-    """Each readout's features of the given positions."""
-    return {name: features.read(rows, [name]) for name in names}
+    """Each readout's features of the given positions; all are read at once, as they lie beside each other."""
+    joined_ND, blocks, at = features.read(rows, names), {}, 0
+    for name in names:
+        blocks[name] = joined_ND[:, at:at + features.width(name)]
+        at += features.width(name)
+    return blocks
 
 
 def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
@@ -496,16 +502,18 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
     progress.say(f"choosing the head by {by}")
-    few, few_held = (choose.choosing_rows(y_N, rows, plan.seed) for rows in (learn, held))
+    few = choose.choosing_rows(y_N, learn, plan.seed, choose.DRAWN)
+    few_held = choose.choosing_rows(y_N, held, plan.seed, choose.JUDGED)
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
+    measured_anew = len(few) < len(learn)
     found = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
-                          only=only, seed=plan.seed)
+                          only=only, seed=plan.seed, refine=not measured_anew)
     choice, chosen = found.choice, found.choice.chosen
-    if len(few) < len(learn):
+    if measured_anew:
         widths = {name: features.width(name) for name in chosen.readouts}
         head = choose.fit_many(features.read(learn, chosen.readouts), y_N[learn], features.read(held, chosen.readouts),
-                               y_N[held], classes, widths, chosen, found.start)
+                               y_N[held], classes, widths, chosen, len(few) / len(learn), found.start)
         choice = dataclasses.replace(choice, chosen=head.settings)
     else:
         head = fit_head(blocks_of(features, learn, chosen.readouts), y_N[learn], classes, chosen, start=found.start)
