@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from regraft.decisions import fitting
 from regraft.decisions.fitting import compare_kinds, fit_known
-from regraft.heads.choose import Candidate, OneClass, choose, divide, fit_many, held_out, score, search
+from regraft.decisions.novelty import unsureness
+from regraft.heads.choose import Candidate, OneClass, choose, divide, drawn, fit_many, held_out, score, search
 from regraft.heads.linear import Blocks, Standardisation, fit_head
 from regraft.heads.shared import Shared
 from regraft.heads.solver import TOLERANCE, OneOf, softmax
@@ -139,9 +141,10 @@ def test_a_fit_on_many_images_finds_its_own_strength() -> None:
         head = fit_many(joined[learn], y_N[learn], joined[held], y_N[held], CLASSES, widths, chosen, 0.5)
         P = head.probabilities(joined[held])
         losses[start] = -np.log(P[np.arange(300), y_N[held]]).mean()
-        # It may go three times a third, or three times, of half of what it was given, and no way back.
-        assert head.settings.strength / start == pytest.approx(
-            0.5 * 3.0 ** round(np.log(head.settings.strength / start / 0.5) / np.log(3)), rel=1e-6)
+        # It goes on by thirds, or three times, from what it was given for half of the images.
+        steps = np.log(head.settings.strength / (start * 0.5**0.5)) / np.log(3)
+        assert steps == pytest.approx(round(steps), abs=1e-6)
+        assert abs(round(steps)) <= 3
         plain = fit_head({name: blocks[name][learn] for name in names}, y_N[learn], CLASSES, head.settings)
         apart = np.abs(P - plain.probabilities(joined[held]))  # that fit goes a tenth of the way further
         assert apart.mean() < 1e-3
@@ -165,3 +168,25 @@ def test_classes_without_images_have_no_mean() -> None:
     blocks, y_N = readouts()
     known = fit_known(blocks, ("last",), np.where(y_N == 3, 2, y_N).astype(np.int32))
     assert known.means.shape[0] == 3
+
+
+def test_a_threshold_is_of_the_models_own_head_where_it_saw_no_held_out_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, y_N = readouts(400)
+    settings = HeadSettings("logistic_regression", ("last",), "equal", 1e-3)
+    own = fit_head({"last": blocks["last"][:250]}, y_N[:250], CLASSES, settings)
+    areas = {"relative_mahalanobis": 0.5, "softmax": 0.5, "energy": 0.9}
+    monkeypatch.setattr(fitting, "compare_kinds", lambda *_: areas)
+    rows, held = np.arange(100), np.arange(250, 400)  # asked with a part of what it learned from
+    unknown, known = fitting.fit_unknown(blocks, settings, y_N, CLASSES, rows, [(rows, held)], 2.0, 0.95, own)
+    assert unknown is not None
+    assert known is None
+    scores_M = np.sort(unsureness("energy", own.tempered(2.0).logits(blocks["last"][held])))
+    assert unknown.threshold == pytest.approx(scores_M[int(np.ceil(151 * 0.95)) - 1])
+    without, _ = fitting.fit_unknown(blocks, settings, y_N, CLASSES, rows, [(rows, held)], 2.0, 0.95)
+    assert without is not None
+    assert without.threshold != unknown.threshold
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(2, 1_000), (83, 1_000), (100, 1_200), (1_000, 2_000)])
+def test_of_many_classes_more_images_are_drawn(classes: int, rows: int) -> None:
+    assert drawn(classes) == rows

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from regraft import metrics
 from regraft.decisions.novelty import Known, unsureness
 from regraft.heads.choose import Division, judged
+from regraft.heads.dense import Head
 from regraft.heads.directions import leading
 from regraft.heads.linear import Blocks, Standardisation, fit_head
 from regraft.heads.shared import Joined, Shared
@@ -100,11 +101,11 @@ def _whitening(A_NR: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def fit_unknown(blocks: Blocks, settings: HeadSettings, y_N: NDArray[np.int32], classes: int,
                 learn: NDArray[np.int64], divisions: Sequence[Division], temperature: float, accept: float,
-                ) -> tuple[Unknown | None, Known | None]:
+                own: Head | None = None) -> tuple[Unknown | None, Known | None]:
     """The score of novelty and the threshold that the share ``accept`` of known images stays below.
 
-    ``learn`` are the rows that the model was fitted on, ``divisions`` pairs of rows to fit on and rows to hold out.
-    None where too few can be held out.
+    ``learn`` are the rows that the model was fitted on, ``divisions`` pairs of rows to fit on and rows to hold out;
+    ``own`` is the model's head, where it saw no held-out row. None where too few can be held out.
     """
     if sum(len(held) for _, held in divisions) < _LEAST_HELD:
         return None, None
@@ -128,8 +129,8 @@ def fit_unknown(blocks: Blocks, settings: HeadSettings, y_N: NDArray[np.int32], 
             known_here = known if np.array_equal(train, learn) else None
             known_here = known_here or _known(blocks, settings, y_N, train)
             return known_here.distance_together(_joined(blocks, settings, held))
-        head = fit_head(_part(blocks, settings, train), y_N[train], classes, settings).tempered(temperature)
-        return unsureness(kind, head.logits(_joined(blocks, settings, held)))
+        head = own or fit_head(_part(blocks, settings, train), y_N[train], classes, settings)
+        return unsureness(kind, head.tempered(temperature).logits(_joined(blocks, settings, held)))
 
     novelty_M = np.sort(np.concatenate(in_threads(scores, judged(divisions))))
     place = min(math.ceil((len(novelty_M) + 1) * accept), len(novelty_M)) - 1

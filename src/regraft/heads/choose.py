@@ -62,8 +62,9 @@ FEW = 5
 #: Rows used to choose; with more, the choice no longer changes but its cost does. The fit uses all rows.
 CHOOSING_ROWS = 2_000
 
-#: The same where strengths are measured anew on all rows, so that readouts and weighting alone are chosen.
-DRAWN = 1_000
+#: The same where strengths are measured anew on all rows, so that readouts and weighting alone are chosen; of many
+#: classes so many rows each.
+_DRAWN, _DRAWN_OF_A_CLASS = 1_000, 12
 
 #: A held-out probability of 0 must not decide everything.
 FLOOR = 1e-6
@@ -158,19 +159,19 @@ def candidates(names: Sequence[str], few: bool) -> list[Candidate]:
 
 def choose(blocks: Blocks, y_N: NDArray[np.int32], classes: int, divisions: Sequence[Division], by: str,
            names: Sequence[str], finalists: int = FINALISTS, only: tuple[str, ...] = (), seed: int = 0,
-           refine: bool = True) -> Found:
+           refine: bool = True, drawn_from: NDArray[np.int32] | None = None) -> Found:
     """The head with the lowest held-out log-loss over the divisions.
 
     Two rounds: every candidate at one strength on a part of the images, then the best few over the whole path of
     strengths. With hardly an image held out, a fixed head that does well with a handful of images. With ``only``,
     heads on exactly these readouts. ``seed`` draws the part. Without ``refine`` the strength is one of the path: right
-    where it is measured anew.
+    where it is measured anew. ``drawn_from`` are the classes of all images to learn from, where these are some of them.
     """
     offered = [Candidate(only), *([Candidate(only, "equal")] if len(only) > 1 else [])] if only else None
     if sum(len(held) for _, held in divisions) < LEAST_HELD:
         fixed = unmeasured(names) if offered is None else offered[-1].at(_UNMEASURED_STRENGTH)
         return Found(Choice(fixed, "experience with other sets: there are too few images to measure it"))
-    few = _is_few(y_N, divisions, classes)
+    few = _is_few(y_N[divisions[0][0]] if drawn_from is None else drawn_from)
     # Of a handful of images one round says nothing, and trying everything is cheap.
     return search(blocks, OneClass(y_N, classes), offered or candidates(names, few), divisions, by,
                   None if few else finalists, seed, refine)
@@ -280,9 +281,8 @@ def _candidate(settings: HeadSettings) -> Candidate:
     return Candidate(settings.readouts, settings.weighting, settings.kind)
 
 
-def _is_few(y_N: NDArray[np.int32], divisions: Sequence[Division], classes: int) -> bool:
-    rows = divisions[0][0] if divisions else np.arange(len(y_N))
-    counts = np.bincount(y_N[rows], minlength=classes)
+def _is_few(y_N: NDArray[np.int32]) -> bool:
+    counts = np.bincount(y_N)
     return bool(np.median(counts[counts > 0]) <= FEW)
 
 
@@ -330,6 +330,11 @@ def choosing_rows(y_N: NDArray[np.int32], rows: NDArray[np.int64], seed: int, mo
     return np.sort(rows[holdout(y_N[rows], None, most / len(rows), seed)])
 
 
+def drawn(classes: int) -> int:
+    """Rows to choose readouts and weighting on, where strengths are measured anew on all."""
+    return min(max(_DRAWN, _DRAWN_OF_A_CLASS * classes), CHOOSING_ROWS)
+
+
 def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray[np.float32],
              y_held_M: NDArray[np.int32], classes: int, widths: Mapping[str, int], chosen: HeadSettings,
              share: float = 1.0, start: Fit | None = None) -> LinearHead:
@@ -351,8 +356,8 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
         [fit] = problem.path([strength], start=start)
         return task.judge(held_MD @ fit.V_RK + fit.b_K, held_rows)[0], fit
 
-    # The mean loss over more images outweighs what is expected of weights before any is seen.
-    first = chosen.strength * share
+    # More images want a weaker one: by the share at most, where all else stays the same, and at times not at all.
+    first = chosen.strength * share**0.5
     loss, fit = measured(first, start)
     for factor in (1 / 3, 3.0):
         for times in range(1, _MOST_TIMES + 1):

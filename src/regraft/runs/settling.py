@@ -15,8 +15,8 @@ from regraft.decisions.rules import choose_rule
 from regraft.errors import DataError
 from regraft.extraction.extract import Readable
 from regraft.heads.choose import choosing_rows, divide
+from regraft.heads.dense import Head
 from regraft.records.decisions import DecisionRule, Unknown, Wanted
-from regraft.records.heads import HeadSettings
 from regraft.records.images import ImageIndex
 
 
@@ -78,11 +78,11 @@ def settle_held(wanted: Wanted, readable: ImageIndex, held: Held | None) -> Sett
     return Settled(held, temperature, choose_rule(wanted, P_NK, readable.y_N[rows_N], readable.classes))
 
 
-def with_unknown(settled: Settled, wanted: Wanted, readable: ImageIndex, features: Readable, head: HeadSettings,
+def with_unknown(settled: Settled, wanted: Wanted, readable: ImageIndex, features: Readable, head: Head,
                  learn: NDArray[np.int64], held: NDArray[np.int64] | int, seed: int) -> Settled:
     """The same with a measure of the unknown, from some of the images that were learned from.
 
-    ``held`` are the positions of images that were held out, or the number of folds to hold some out in.
+    ``held`` are the positions of images that were held out from the head, or the number of folds to hold some out in.
     """
     y_N, classes = readable.y_N, len(readable.classes)
     some = choosing_rows(y_N, learn, seed)
@@ -94,7 +94,7 @@ def with_unknown(settled: Settled, wanted: Wanted, readable: ImageIndex, feature
         some_held = choosing_rows(y_N, held, seed)
         rows = np.concatenate([some, some_held])
         divisions = [(positions, np.arange(len(some), len(rows)))]
-    blocks = {name: features.read(rows, [name]) for name in head.readouts}
-    unknown, known = fit_unknown(blocks, head, y_N[rows], classes, positions, divisions, settled.temperature,
-                                 wanted.accept)
+    blocks = {name: features.read(rows, [name]) for name in head.settings.readouts}
+    unknown, known = fit_unknown(blocks, head.settings, y_N[rows], classes, positions, divisions, settled.temperature,
+                                 wanted.accept, None if isinstance(held, int) else head)
     return replace(settled, unknown=unknown, known=known)

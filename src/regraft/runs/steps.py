@@ -517,8 +517,7 @@ class Training:
         P_held, P_test = (head.probabilities(features.read(rows, head.settings.readouts)) for rows in (held, test))
         answered = Held(held, P_held, "held out from learning, used for choosing the epoch")
         settled = settle_held(self.wish, images, answered)
-        settled = with_unknown(settled, self.wish, images, features, head.settings, learn, held,
-                               self.job.settings.seed)
+        settled = with_unknown(settled, self.wish, images, features, head, learn, held, self.job.settings.seed)
         majority = int(self.readable.class_counts(self.learn).argmax())
         assert settled.held is not None
         validation = judge_held(images, settled.held, majority, settled.rule)
@@ -531,8 +530,8 @@ class Training:
         """The probe on the network in its starting weights, solved on the held-out images too: it is chosen now."""
         network, _ = _network(self.job)
         test, seed, chosen = self.readable.rows("test"), self.job.settings.seed, fitted.head.settings
-        settled = with_unknown(fitted.settled, self.wish, self.readable, self.features, chosen, self.learn, self.held,
-                               seed)
+        settled = with_unknown(fitted.settled, self.wish, self.readable, self.features, fitted.head, self.learn,
+                               self.held, seed)
         rows = np.sort(np.concatenate([self.learn, self.held]))
         head = fit_head(blocks_of(self.features, rows, chosen.readouts), self.y_N[rows], len(self.job.index.classes),
                         chosen)

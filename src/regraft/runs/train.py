@@ -380,7 +380,7 @@ def fit(index: ImageIndex, features: Rows, readouts: Sequence[Readout], plan: Ru
     deadline.check(lambda: "all features are kept, the head is not")
     settled = settle_held(wish, readable, held)
     if final:
-        settled = with_unknown(settled, wish, readable, features, head.settings, learn, held_out, plan.seed)
+        settled = with_unknown(settled, wish, readable, features, head, learn, held_out, plan.seed)
     counts = readable.class_counts(learn)
     majority = int(counts.argmax())
     validation = None if settled.held is None else judge_held(readable, settled.held, majority, settled.rule)
@@ -502,13 +502,13 @@ def _by_split(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], he
     y_N, classes = readable.y_N, len(readable.classes)
     by = "the validation split"
     progress.say(f"choosing the head by {by}")
-    few = choose.choosing_rows(y_N, learn, plan.seed, choose.DRAWN)
+    few = choose.choosing_rows(y_N, learn, plan.seed, choose.drawn(classes))
     few_held = choose.choosing_rows(y_N, held, plan.seed, choose.JUDGED)
     both = np.concatenate([few, few_held])
     division = (np.arange(len(few)), np.arange(len(few), len(both)))
     measured_anew = len(few) < len(learn)
     found = choose.choose(blocks_of(features, both, only or names), y_N[both], classes, [division], by, names,
-                          only=only, seed=plan.seed, refine=not measured_anew)
+                          only=only, seed=plan.seed, refine=not measured_anew, drawn_from=y_N[learn])
     choice, chosen = found.choice, found.choice.chosen
     if measured_anew:
         widths = {name: features.width(name) for name in chosen.readouts}
