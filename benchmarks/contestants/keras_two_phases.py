@@ -5,7 +5,9 @@ its statistics. The network is written down in Keras' layers, with the weights t
 """
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.contestants.network import weights
 from benchmarks.contestants.table import Rows, read_table, report
 
 train, test = read_table(sys.argv[1])
@@ -25,9 +26,19 @@ epochs = int(sys.argv[3]) if len(sys.argv) > 3 else 10
 classes = sorted({label for _, label in train})
 
 
+def weights() -> list[Any]:
+    """The tensors of the network in their order; another process reads them, as PyTorch and TensorFlow crash in one."""
+    with tempfile.TemporaryDirectory() as folder:
+        code = ("import sys, numpy\nfrom benchmarks.contestants.network import weights\n"
+                "numpy.savez(sys.argv[1], *(tensor.numpy() for tensor in weights().values()))\n")
+        subprocess.run([sys.executable, "-c", code, f"{folder}/weights.npz"], check=True)
+        with np.load(f"{folder}/weights.npz") as found:
+            return [found[f"arr_{number}"] for number in range(len(found.files))]
+
+
 def lite0() -> Any:
     """EfficientNet-Lite0 up to its pooled features, in its ImageNet weights."""
-    tensors = iter([tensor.numpy() for tensor in weights().values()])
+    tensors = iter(weights())
 
     def layer(x: Any, kernel: int = 1, stride: int = 1, depthwise: bool = False, active: bool = True) -> Any:
         weight = next(tensors)
