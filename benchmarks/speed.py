@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--which", default=",".join(PEERS))
     parser.add_argument("--peer-repeats", type=int, default=1)
     arguments = parser.parse_args()
+    data = arguments.data.resolve()  # the table of a set lies elsewhere
     which = arguments.which.split(",")
     if unknown := [name for name in which if name not in PEERS]:
         parser.error(f"--which: there is no {', '.join(unknown)}; take some of {', '.join(PEERS)}")
@@ -167,12 +168,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sets = [one.split("+") for one in arguments.sets.split(",")]
-        other = next(folder for folder in sorted(arguments.data.iterdir())
+        other = next(folder for folder in sorted(data.iterdir())
                      if folder.is_dir() and not any(folder.name in parts for parts in sets))
         run(sys.executable, "regraft_features", write_table([other], scratch / "other.csv"), scratch, scratch / "warm")
         for parts in sets:
             set_name = " + ".join(parts)
-            table = write_table([arguments.data / part for part in parts], scratch / "table.csv")
+            table = write_table([data / part for part in parts], scratch / "table.csv")
             rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
                            arguments.peer_repeats, which)
             found[set_name] = {"conditions": about, "results": summarise(set_name, rows)}

@@ -28,8 +28,8 @@ _PASSED = 1.05
 #: Log-losses (nats) that differ by less are alike.
 _ALIKE = 5e-4
 
-#: Tolerance of a fit on many images (nats): further steps change held-out log-losses in the fifth digit, labels by
-#: chance (LOG.md).
+#: Tolerance of a fit on many images (nats): further steps change held-out log-losses in the fourth or fifth digit, in
+#: either direction (LOG.md).
 _FINE = 1e-6
 
 #: How often a strength is made a third of what it was, or three times, as long as it does better.
