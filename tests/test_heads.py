@@ -11,7 +11,7 @@ from regraft.decisions.fitting import compare_kinds, fit_known
 from regraft.decisions.novelty import unsureness
 from regraft.heads.choose import Candidate, OneClass, choose, divide, drawn, fit_many, held_out, score, search
 from regraft.heads.linear import Blocks, Standardisation, fit_head
-from regraft.heads.shared import Shared
+from regraft.heads.shared import Shared, join
 from regraft.heads.solver import TOLERANCE, OneOf, softmax
 from regraft.records.heads import HeadSettings, Weighting
 
@@ -68,20 +68,6 @@ def test_the_nearest_mean_is_the_same_from_products(names: tuple[str, ...]) -> N
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("products", [False, True])
-def test_some_of_the_images_alone_are_learned_from(products: bool) -> None:
-    blocks, y_N = readouts()
-    joined = Shared(blocks, NAMES, TRAIN, HELD, products).joined(("last",), "equal")
-    some = np.arange(0, 80, 2)
-    part = joined.of(some)
-    assert (len(part.train_NR), len(part.held_MR)) == (40, 40)
-    *_, fit = part.problem(OneOf(y_N[TRAIN][some], CLASSES)).path((1e-3,), TOLERANCE)
-    Z = Shared(blocks, NAMES, TRAIN, HELD, products=False).joined(("last",), "equal")
-    *_, plain = Z.of(some).problem(OneOf(y_N[TRAIN][some], CLASSES)).path((1e-3,), TOLERANCE)
-    np.testing.assert_allclose(softmax(part.held_MR @ fit.V_RK + fit.b_K),
-                               softmax(Z.held_MR @ plain.V_RK + plain.b_K), atol=1e-3)
-
-
 def test_of_heads_that_do_as_well_the_smaller_one_is_taken() -> None:
     blocks, y_N = readouts(200, spread=0.05)  # all readouts tell all images apart
     task, division = OneClass(y_N, CLASSES), (np.arange(120), np.arange(120, 200))
@@ -95,7 +81,7 @@ def test_a_path_ends_where_weaker_strengths_do_worse() -> None:
     blocks, y_N = readouts(spread=4.0)
     rng = np.random.default_rng(0)
     y_N = rng.permutation(y_N).astype(np.int32)  # nothing to learn: the strongest is best
-    joined = Shared(blocks, NAMES, TRAIN, HELD, products=False).joined(("last",), "equal")
+    joined = join(blocks, ("last",), "equal", TRAIN, HELD)
     candidate = Candidate(("last",))
     found = score(OneClass(y_N, CLASSES), joined, (TRAIN, HELD), candidate, (1e-1, 1e-3, 1e-5, 1e-7), None)
     assert [t.settings.strength for t in found.tried] == [1e-1, 1e-3]
@@ -114,8 +100,7 @@ def test_what_is_compared_is_the_mean_over_all_divisions() -> None:
              if (t.settings.readouts, t.settings.weighting) == (candidate.readouts, candidate.weighting)}
     alone = []
     for division in divisions:
-        joined = Shared(blocks, candidate.readouts, *division, products=False).joined(
-            candidate.readouts, candidate.weighting)
+        joined = join(blocks, candidate.readouts, candidate.weighting, *division)
         alone.append({t.settings.strength: t.log_loss for t in score(
             task, joined, division, candidate, (1e-3, 1e-4, 1e-5, 1e-6), None).tried})
     everywhere = set.intersection(*map(set, alone))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.data.splits import folds, holdout
-from regraft.heads.linear import Blocks, LinearHead, Standardisation, fit_head
-from regraft.heads.shared import Joined, Shared
+from regraft.heads.linear import Blocks, LinearHead, Standardisation, apart, fit_head
+from regraft.heads.shared import Joined, Shared, join
 from regraft.heads.solver import ROUGH, Fit, OneOf, Problem, Targets, softmax
 from regraft.heads.threads import in_threads
 from regraft.records.heads import Choice, HeadKind, HeadSettings, Tried, Weighting
@@ -199,8 +199,7 @@ def search(blocks: Blocks, task: Task, offered: Sequence[Candidate], divisions: 
 
         def more(at: tuple[Division, Fit | None]) -> list[list[Tried]]:
             division, start = at
-            shared = Shared(blocks, candidate.readouts, *division, products=False)
-            joined = shared.joined(candidate.readouts, candidate.weighting)
+            joined = join(blocks, candidate.readouts, candidate.weighting, *division)
             return [score(task, joined, division, candidate, refined, start).tried]
 
         tried += _pooled(in_threads(more, list(zip(divisions, starts, strict=True))), divisions)
@@ -342,10 +341,7 @@ def fit_many(X_ND: NDArray[np.float32], y_N: NDArray[np.int32], held_MD: NDArray
 
     ``X_ND`` and ``held_MD`` are the joined readouts of ``chosen``, and are overwritten.
     """
-    columns, at = {}, 0
-    for name in chosen.readouts:
-        columns[name] = X_ND[:, at:at + widths[name]]
-        at += widths[name]
+    columns = apart(X_ND, {name: widths[name] for name in chosen.readouts})
     standard = Standardisation.of(columns, chosen.readouts, chosen.weighting)
     for rows in (X_ND, held_MD):
         standard.apply_in_place(rows)

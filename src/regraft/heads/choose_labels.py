@@ -28,7 +28,7 @@ from regraft.heads.choose import (
 )
 from regraft.heads.independent import AnyOf, fit_independent
 from regraft.heads.linear import Blocks
-from regraft.heads.shared import Shared
+from regraft.heads.shared import join
 from regraft.heads.solver import ROUGH, Targets, sigmoid
 from regraft.heads.threads import in_threads
 from regraft.records.heads import Choice
@@ -69,9 +69,8 @@ def strengthened(blocks: Blocks, Y_NK: NDArray[np.bool_], division: Division, fo
     chosen = found.choice.chosen
     candidate = Candidate(chosen.readouts, chosen.weighting, chosen.kind)
     strengths = [chosen.strength * factor for factor in (3.0, 1.0, 1 / 3, 1 / 10)]
-    shared = Shared(blocks, candidate.readouts, *division, products=False)
-    anew = score(AnyLabels(Y_NK), shared.joined(candidate.readouts, candidate.weighting), division, candidate,
-                 strengths, found.start)
+    joined = join(blocks, candidate.readouts, candidate.weighting, *division)
+    anew = score(AnyLabels(Y_NK), joined, division, candidate, strengths, found.start)
     best = min(anew.tried, key=lambda tried: tried.log_loss).settings
     return Found(replace(found.choice, chosen=best), anew.fit)
 

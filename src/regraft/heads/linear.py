@@ -16,6 +16,12 @@ from regraft.records.heads import HeadSettings, Weighting
 Blocks = Mapping[str, NDArray[np.float32]]
 
 
+def apart(X_ND: NDArray[np.float32], widths: Mapping[str, int]) -> Blocks:
+    """The readouts that joined ones [N, D] consist of, in the order of their widths; no copies."""
+    ends = np.cumsum(list(widths.values()))
+    return dict(zip(widths, np.split(X_ND, ends[:-1], axis=1), strict=True))
+
+
 #: How many images the average variance of a readout counts for beside each number's own.
 _PRIOR_IMAGES = 10
 

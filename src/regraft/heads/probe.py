@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from regraft.heads.choose import FLOOR, STRENGTHS, Candidate, divide, held_out
 from regraft.heads.linear import Blocks
-from regraft.heads.shared import Shared
+from regraft.heads.shared import join
 from regraft.heads.solver import OneOf, softmax
 from regraft.heads.threads import in_threads
 from regraft.metrics import paired_difference
@@ -103,9 +103,8 @@ def answers(blocks: Blocks, y_N: NDArray[np.int32], groups_N: NDArray[np.int32] 
     def of_fold(job: tuple[Candidate, int]) -> list[NDArray[np.floating]]:
         train, held = divisions[job[1]]
         learn = np.concatenate([train + view * len(y_N) for view in range(views)])
-        joined_here = Shared(blocks, job[0].readouts, learn, held, products=False).joined(
-            job[0].readouts, job[0].weighting)
-        found = held_out(OneOf(y_of_all[learn], classes), joined_here, job[0], STRENGTHS)
+        here = join(blocks, job[0].readouts, job[0].weighting, learn, held)
+        found = held_out(OneOf(y_of_all[learn], classes), here, job[0], STRENGTHS)
         return [softmax(scores_MK) for scores_MK, _ in found]
 
     found = in_threads(of_fold, [(head, fold) for head in heads for fold in range(len(divisions))])

@@ -33,13 +33,6 @@ class Joined:
     held_MR: Array
     products: bool
 
-    def of(self, rows: NDArray[np.int64]) -> Joined:
-        """The same, learning from some of the images alone."""
-        train_NR = self.train_NR[rows]
-        if not self.products:
-            return Joined(train_NR, self.held_MR, products=False)
-        return Joined(train_NR[:, rows], self.held_MR[:, rows], products=True)
-
     def problem(self, targets: Targets) -> Problem:
         """What fits on the N images solve."""
         return Problem.of_products(self.train_NR, targets) if self.products else Problem(self.train_NR, targets)
@@ -83,6 +76,12 @@ class Shared:
                                              for name, share in zip(readouts, share_R, strict=True)], 1)
                              for part in range(2))
         return Joined(train_NR, held_MR, products=False)
+
+
+def join(blocks: Blocks, readouts: Sequence[str], weighting: Weighting, train: NDArray[np.int64],
+         held: NDArray[np.int64]) -> Joined:
+    """Readouts joined for one head alone, as standardised numbers."""
+    return Shared(blocks, readouts, train, held, products=False).joined(readouts, weighting)
 
 
 def _multiplied(train_NR: Array, held_MR: Array) -> tuple[Array, Array]:

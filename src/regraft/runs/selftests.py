@@ -14,6 +14,7 @@ from regraft.data.decode import DECODER
 from regraft.engines import processor
 from regraft.errors import DataError
 from regraft.extraction.store import ENGINES, ENGINES_DIGITS
+from regraft.heads.linear import apart
 from regraft.model import Model
 from regraft.records.selftest import DrawnFeatures, SelfTest
 from regraft.runs.engines import versions
@@ -50,11 +51,8 @@ def _drawn(model: Model) -> DrawnFeatures:
 
 def _read_by_head(model: Model, drawn: DrawnFeatures) -> NDArray[np.float32]:
     """The joined readouts that the head reads, float32 [N, D]."""
-    X_ND, at, columns = drawn.features_ND, 0, {}
-    for readout in model.record.readouts:
-        columns[readout.name] = X_ND[:, at:at + readout.dim]
-        at += readout.dim
-    return np.concatenate([columns[readout.name] for readout in model.record.head_readouts], 1)
+    blocks = apart(drawn.features_ND, {readout.name: readout.dim for readout in model.record.readouts})
+    return np.concatenate([blocks[readout.name] for readout in model.record.head_readouts], 1)
 
 
 def _read(file: Path) -> DrawnFeatures | None:

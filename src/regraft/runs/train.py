@@ -30,7 +30,7 @@ from regraft.extraction.extract import Features, Route, Rows, extract_by, featur
 from regraft.extraction.store import FeatureStore
 from regraft.heads import choose
 from regraft.heads.dense import Head
-from regraft.heads.linear import Blocks, LinearHead, fit_head
+from regraft.heads.linear import Blocks, LinearHead, apart, fit_head
 from regraft.networks.lite import load_lite
 from regraft.progress import Deadline, Progress
 from regraft.records.decisions import DecisionRule, Wanted
@@ -461,11 +461,7 @@ def unreadable(index: ImageIndex, features: Rows, split: str) -> list[Quarantine
 
 def blocks_of(features: Rows, rows: NDArray[np.int64], names: Sequence[str]) -> Blocks:
     """Each readout's features of the given positions; all are read at once, as they lie beside each other."""
-    joined_ND, blocks, at = features.read(rows, names), {}, 0
-    for name in names:
-        blocks[name] = joined_ND[:, at:at + features.width(name)]
-        at += features.width(name)
-    return blocks
+    return apart(features.read(rows, names), {name: features.width(name) for name in names})
 
 
 def _by_folds(readable: ImageIndex, features: Rows, learn: NDArray[np.int64], names: Sequence[str], folds: int,
