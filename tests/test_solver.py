@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from regraft.heads.directions import leading
-from regraft.heads.solver import ROUGH, TOLERANCE, Fit, fit_path, softmax
+from regraft.heads.solver import ROUGH, TOLERANCE, Fit, OneOf, fit_path, softmax
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -145,3 +145,30 @@ def test_images_that_hardly_differ(shape: tuple[int, int]) -> None:
     for fit in fit_path(Z, y, 3, (1e-3, 1e-6)):
         assert np.isfinite(fit.V_RK).all()
         assert ((Z @ fit.V_RK + fit.b_K).argmax(1) == y).mean() > 0.4
+
+
+def test_curvature_knows_which_classes_are_taken_for_each_other() -> None:
+    rng = np.random.default_rng(0)
+    P = softmax(rng.standard_normal((200, 4)) * 3)
+    found = OneOf(P.argmax(1).astype(np.int32), 4).curvature(P.astype(np.float32))
+    turn = found.directions_KK
+    assert turn is not None
+    wanted = np.mean([np.diag(p) - np.outer(p, p) for p in P], axis=0)
+    np.testing.assert_allclose((turn * found.along_K) @ turn.T, wanted, atol=1e-6)
+
+
+def test_of_few_rows_a_class_the_curvature_of_each_class_alone() -> None:
+    P = softmax(np.random.default_rng(0).standard_normal((30, 4)))
+    found = OneOf(P.argmax(1).astype(np.int32), 4).curvature(P.astype(np.float32))
+    assert found.directions_KK is None
+    np.testing.assert_allclose(found.along_K, (P * (1 - P)).mean(0), atol=1e-6)
+
+
+def test_classes_that_cannot_be_told_apart_take_few_steps() -> None:
+    # One class in halves at random, beside eight others. With a curvature for each class alone it takes 43 steps.
+    Z, y = blobs(2_000, 50, 9)
+    y = np.where((y == 0) & (np.random.default_rng(1).random(len(y)) < 0.5), 9, y).astype(np.int32)
+    fit = last(Z, y, 10, 1e-4)
+    reference = LogisticRegression(C=1 / (1e-4 * len(Z)), tol=1e-6, max_iter=20_000).fit(Z.astype(np.float64), y)
+    np.testing.assert_allclose(probabilities(Z, fit), reference.predict_proba(Z), atol=1e-3)
+    assert fit.steps <= 35

@@ -231,7 +231,10 @@ def _scores(blocks: Blocks, task: Task, division: Division, offered: Sequence[Ca
         joined = shared.joined(candidate.readouts, candidate.weighting)
         return score(task, joined, division, candidate, strengths(candidate), None, tolerance)
 
-    return in_threads(of, offered)
+    # The longest first: the last one is not left to one core alone.
+    by_width = sorted(offered, key=lambda candidate: -sum(blocks[name].shape[1] for name in candidate.readouts))
+    scored = dict(zip(by_width, in_threads(of, by_width), strict=True))
+    return [scored[candidate] for candidate in offered]
 
 
 def _screened(divisions: Sequence[Division], seed: int) -> list[Division]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.heads.linear import Blocks, LinearHead, Standardisation, strengths_to
-from regraft.heads.solver import TOLERANCE, Array, Fit, fit_targets, sigmoid
+from regraft.heads.solver import TOLERANCE, Array, Curvature, Fit, fit_targets, sigmoid
 from regraft.records.heads import HeadSettings
 
 
@@ -63,10 +63,9 @@ class AnyOf:
         residual: Array = (P_NK - self._Y_NK) * self._learned_K
         return residual
 
-    def curvature(self, P_NK: Array) -> Array:
+    def curvature(self, P_NK: Array) -> Curvature:
         """Mean ``p (1 - p)`` over the rows, for each label."""
-        curvature: Array = (P_NK * (1 - P_NK)).mean(0)
-        return curvature
+        return Curvature((P_NK * (1 - P_NK)).mean(0))
 
 
 def fit_independent(blocks: Blocks, Y_NK: NDArray[np.bool_], settings: HeadSettings, tolerance: float = TOLERANCE,
