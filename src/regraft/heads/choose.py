@@ -214,8 +214,7 @@ def _ranked(tried: Sequence[Tried], blocks: Blocks, alike: float) -> list[Tried]
     least = min(t.log_loss for t in tried) + alike
 
     def rank(t: Tried) -> tuple[float, int, float, float]:
-        width = sum(blocks[name].shape[1] for name in t.settings.readouts)
-        return max(t.log_loss, least), width, t.log_loss, -t.accuracy
+        return max(t.log_loss, least), _width(blocks, t.settings.readouts), t.log_loss, -t.accuracy
 
     return sorted(tried, key=rank)
 
@@ -232,7 +231,7 @@ def _scores(blocks: Blocks, task: Task, division: Division, offered: Sequence[Ca
         return score(task, joined, division, candidate, strengths(candidate), None, tolerance)
 
     # The longest first: the last one is not left to one core alone.
-    by_width = sorted(offered, key=lambda candidate: -sum(blocks[name].shape[1] for name in candidate.readouts))
+    by_width = sorted(offered, key=lambda candidate: -_width(blocks, candidate.readouts))
     scored = dict(zip(by_width, in_threads(of, by_width), strict=True))
     return [scored[candidate] for candidate in offered]
 
@@ -277,6 +276,10 @@ def _pooled(parts: Sequence[Sequence[Sequence[Tried]]], divisions: Sequence[Divi
             sums[tried.settings] = sums.get(tried.settings, np.zeros(3)) + scores
     return [Tried(settings, float(loss / sum(sizes)), float(hits / sum(sizes)))
             for settings, (loss, hits, times) in sums.items() if times == len(sizes)]
+
+
+def _width(blocks: Blocks, readouts: Sequence[str]) -> int:
+    return sum(blocks[name].shape[1] for name in readouts)
 
 
 def _candidate(settings: HeadSettings) -> Candidate:
