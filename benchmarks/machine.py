@@ -23,9 +23,15 @@ def conditions(command: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    asked = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], capture_output=True, text=True,
-                           check=False, cwd=Path(__file__).parent)
-    return asked.stdout.strip() or "unknown"
+    """The commit measured; ``-dirty`` where a file differs from it, results apart: every benchmark writes those."""
+    def asked(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+
+    commit = asked("rev-parse", "--short=10", "HEAD").stdout.strip()
+    if not commit:
+        return "unknown"
+    changed = asked("diff", "--quiet", "HEAD", "--", ":/", f":(exclude){RESULTS.name}").returncode
+    return f"{commit}-dirty" if changed else commit
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ are left out, and ``--which`` names some of them. They take many minutes and run
 
 Regraft starts each time with features of another set in its store, so that it has run on the machine before; its very
 first run, with nothing kept at all, is a row of its own. Writes ``results/speed.json`` and ``speed.md``, where sets
-that are not measured anew stay.
+that are not measured anew stay, after every round.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def run(python: str, contestant: str, table: Path, scratch: Path, store: Path | 
 
 
 def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | None, peer_repeats: int,
-            which: Sequence[str]) -> list[dict[str, Any]]:
-    """Every contestant in turn, so many times."""
+            which: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """Every contestant in turn, so many times: after each round, all runs so far."""
     rows: list[dict[str, Any]] = []
 
     def note(name: str, found: dict[str, float]) -> None:
@@ -119,7 +119,7 @@ def contest(table: Path, warm: Path, scratch: Path, repeats: int, peers: str | N
             for peer in which:
                 name, program = PEERS[peer]
                 note(name, run(peers, program, table, scratch, None))
-    return rows
+        yield rows
 
 
 def summarise(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -138,12 +138,12 @@ def summarise(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table_of(sets: dict[str, Any]) -> str:
     """The results as Markdown, and under them when and how each was measured."""
-    lines = ["| set | | seconds (median, from, to) | of Regraft's | test accuracy | memory MiB |",
-             "|---|---|---|---|---|---|"]
+    lines = ["| set | | runs | seconds (median, from, to) | of Regraft's | test accuracy | memory MiB |",
+             "|---|---|---|---|---|---|---|"]
     for row in (row for one in sets.values() for row in one["results"]):
         spread = f"{row['seconds']:.1f} ({row['fastest']:.1f} to {row['slowest']:.1f})"
-        lines.append(f"| {row['set']} | {row['contestant']} | {spread} | {row['times']:.1f} | {row['accuracy']:.1%} | "
-                     f"{row['peak_mib']:,.0f} |")
+        lines.append(f"| {row['set']} | {row['contestant']} | {row['runs']} | {spread} | {row['times']:.1f} | "
+                     f"{row['accuracy']:.1%} | {row['peak_mib']:,.0f} |")
     return "\n".join([*lines, *(line for one in sets.values() for line in ("", footer(one["conditions"]))), ""])
 
 
@@ -164,7 +164,8 @@ def main() -> None:
     file = RESULTS / "speed.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     about = conditions(f"python -m benchmarks.speed --data FOLDER --sets {arguments.sets} --repeats {arguments.repeats}"
-                       + (f" --peers PYTHON --which {arguments.which}" if arguments.peers else ""))
+                       + (f" --peers PYTHON --which {arguments.which} --peer-repeats {arguments.peer_repeats}"
+                          if arguments.peers else ""))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sets = [one.split("+") for one in arguments.sets.split(",")]
@@ -174,12 +175,12 @@ def main() -> None:
         for parts in sets:
             set_name = " + ".join(parts)
             table = write_table([data / part for part in parts], scratch / "table.csv")
-            rows = contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
-                           arguments.peer_repeats, which)
-            found[set_name] = {"conditions": about, "results": summarise(set_name, rows)}
-            RESULTS.mkdir(exist_ok=True)
-            file.write_text(json.dumps(found, indent=2) + "\n")
-            (RESULTS / "speed.md").write_text(table_of(found))
+            for rows in contest(table, scratch / "warm", scratch, arguments.repeats, arguments.peers,
+                                arguments.peer_repeats, which):
+                found[set_name] = {"conditions": about, "results": summarise(set_name, rows)}
+                RESULTS.mkdir(exist_ok=True)
+                file.write_text(json.dumps(found, indent=2) + "\n")
+                (RESULTS / "speed.md").write_text(table_of(found))
     print(table_of(found))
 
 
