@@ -134,7 +134,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
         pytest.skip("the shared weights are not beside this checkout")
     folder = tmp_path_factory.mktemp("rank")
     data = write_crops(folder / "data", 60)
-    ranking = regraft.rank(data, backbones=f"efficientnet_lite0,mobilenetv2_100_same={MOBILENET}",
+    ranking = regraft.rank(data, backbones=["efficientnet_lite0", f"mobilenetv2_100_same={MOBILENET}"],
                            out=folder / "out", store=folder / "store", quiet=True)
     return ranking.to_dict(), data, folder
 
@@ -174,8 +174,9 @@ def test_a_ranking_explains_itself(ranked: tuple[dict[str, Any], Path, Path]) ->
 def test_wrong_names_are_one_line(crops: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean"):
         regraft.rank(crops, backbones="efficientnet_lite0,resnet5O", quiet=True)
-    with pytest.raises(UsageError, match="named twice"):
-        regraft.rank(crops, backbones="resnet18,resnet18", quiet=True)
+    for twice in ("resnet18,resnet18", ["resnet18", "resnet18"]):
+        with pytest.raises(UsageError, match="named twice"):
+            regraft.rank(crops, backbones=twice, quiet=True)
     done = regraft_cli("rank", crops, "--backbones", ",")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -9,7 +9,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from regraft.records.results import ExportResult, TrainResult
 from regraft.runtime import load_onnx
 from regraft.serving.guard import OPEN
 from regraft.serving.problems import KINDS, MEDIA_TYPE
+from regraft.settings import ServeSettings
 from tests.doors import json_of, regraft_cli
 from tests.hostile import encoded, hostile_files, long_gif, looping_tiff, photo, png, write_hostile
 from tests.server import Server, running
@@ -205,6 +206,11 @@ def test_addresses_that_others_reach_need_a_name_and_a_token(monkeypatch: pytest
         regraft.serve("model.onnx", max_images=10, queue=5)
     with pytest.raises(SettingsError, match="deadline: 'soon'"):
         regraft.serve("model.onnx", deadline="soon")
+
+
+@pytest.mark.parametrize("given", ["models.example", ["models.example"], ("models.example",)])
+def test_one_text_stands_for_a_list_of_one(given: str | Sequence[str]) -> None:
+    assert ServeSettings("model.onnx", allow_host=given).allow_host == ("models.example",)
 
 
 def test_a_port_in_use_is_named(exported: ExportResult) -> None:

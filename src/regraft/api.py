@@ -586,8 +586,7 @@ def plan(settings: PlanSettings) -> Plans:
 
     plans = (Plan(),) if settings.plan is None else load_plans(settings.plan)
     named = () if settings.backbone is None else (f"backbone.name={settings.backbone}",)
-    given = (settings.set,) if isinstance(settings.set, str) else settings.set
-    plans = tuple(override(one, [*named, *given]) for one in plans)
+    plans = tuple(override(one, [*named, *settings.set]) for one in plans)
     index = data = None
     if settings.data is not None:
         data = str(settings.data)

