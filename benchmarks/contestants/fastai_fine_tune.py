@@ -1,7 +1,7 @@
 """fastai's ``vision_learner(...).fine_tune(4)``, or so many epochs, on the same network and weights, augmented.
 
-Images are read in the process that learns: on two cores, which learning fills, workers made it a tenth to a fifth slower
-(600 photos of clothes and 244 of ants and bees, two epochs), and batches of 64 instead of 32 another sixth.
+Images are read in the process that learns: on two cores, which learning fills, workers made it a tenth to a fourth
+slower (600 photos of clothes and 244 of ants and bees, two epochs), and batches of 64 instead of 32 another sixth.
 """
 
 import sys
