@@ -106,7 +106,7 @@ def networks(data: Path, folder: Path, common: Mapping[str, Any], backbones: str
     """What was recommended among networks, and the full probe of each."""
     if budget.left <= 0:
         return None
-    ranking = regraft.rank(data, backbones=backbones, **common)
+    ranking = regraft.rank(data, backbones=backbones or (), **common)
     full: dict[str, dict[str, Any] | None] = {}
     right: dict[str, NDArray[np.bool_]] = {}
     for row in ranking.ranking:

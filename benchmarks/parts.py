@@ -95,6 +95,11 @@ def _plain_loop(files: Sequence[Path], workers: int, kept: bool, scratch: Path) 
     return float(done.stdout)
 
 
+def _best_workers(files: Sequence[Path], kept: bool, scratch: Path) -> int:
+    """The number of workers that suits the plain loop best."""
+    return min(range(3), key=lambda workers: _plain_loop(files, workers, kept, scratch))
+
+
 def _pass(index: ImageIndex, work: Work, scratch: Path, precision: str) -> float:
     """Seconds of Regraft's pass with an empty store, the engine known."""
     shutil.rmtree(scratch / "fresh", ignore_errors=True)
@@ -121,9 +126,7 @@ def _pass_of(folder: Path, scratch: Path) -> list[Row]:
     with FeatureStore(scratch / "known") as store:
         engine = answer_engine(work, index, store, "auto", "auto", Silent())
     some = files[::max(1, len(files) // 200)]
-    # The number of workers that suits the loop best, as it is and where it keeps its memory.
-    best, best_kept = (min(range(3), key=lambda workers, kept=kept: _plain_loop(some, workers, kept, scratch))
-                       for kept in (False, True))
+    best, best_kept = (_best_workers(some, kept, scratch) for kept in (False, True))
     pixels = [view0(file, work.rules).pixels for file in some]
     batches = [np.stack(pixels[at:at + engine.batch]) for at in range(0, len(pixels), engine.batch)]
     # What the cores allow is measured in each round too: the machine is not the same fast all the time.
