@@ -404,16 +404,16 @@ def test_nothing_learns_is_an_error() -> None:
 
 
 def test_a_plan_remembers_which_network_its_words_were_written_for() -> None:
-    plan = override(recipe("digits-vgg16-freeze8"), "backbone.name=resnet50")
+    plan = override(recipe("digits-vgg16-freeze8"), ["backbone.name=resnet50"])
     assert (plan.backbone.name, plan.backbone.words_of) == ("resnet50", "torchvision:vgg16")
     assert not plan.backbone.own_words
     again = on_backbone(plan, "resnet18")
     assert (again.backbone.name, again.backbone.words_of) == ("resnet18", "torchvision:vgg16")
     assert on_backbone(plan, "torchvision:vgg16").backbone.own_words
     # Words that mean something everywhere need no memory.
-    assert override(recipe("vgg19-full"), "backbone.name=resnet50").backbone.words_of is None
+    assert override(recipe("vgg19-full"), ["backbone.name=resnet50"]).backbone.words_of is None
     # Words given anew are of the new network, and so is what stands in for them.
-    anew = override(plan, "phases.0.frozen=layers[:20]")
+    anew = override(plan, ["phases.0.frozen=layers[:20]"])
     assert (anew.phases[0].frozen, anew.phases[0].elsewhere) == (("layers[:20]",), ())
     both = override(plan, ["phases.0.elsewhere=all", "phases.0.frozen=layers[:20]"])
     assert both.phases[0].elsewhere == ("all",)

@@ -255,7 +255,7 @@ def test_settings_are_changed_by_path() -> None:
     assert (second.over, second.learns, second.other_rate) == (("a", "b + c"), ("stages[-2:]",), None)
     assert (plan.name, plan.backbone.name, plan.backbone.weights) == ("3", "efficientnet_lite0", "x=y.pth")
     assert (plan.preprocessing.size, plan.head.dropout, plan.data.limit) == (None, (0.5,), 7)
-    assert override(Plan(), "data.limit=3").data.limit == 3
+    assert override(Plan(), ["data.limit=3"]).data.limit == 3
     assert override(plan, []) == plan
 
 

@@ -19,7 +19,7 @@ EVERY = "*"
 
 
 def override(plan: Plan, changes: Sequence[str]) -> Plan:
-    """The plan with settings changed, each given as ``PATH=VALUE``; a text alone is one change.
+    """The plan with settings changed, each given as ``PATH=VALUE``.
 
     A path is ``name``, ``TABLE.SETTING``, ``phases.NUMBER.SETTING`` (from 0) or ``phases.*.SETTING`` for all phases.
     A value is TOML, or text without quotes; ``none`` takes back a setting that has no default. Where another backbone
@@ -29,7 +29,7 @@ def override(plan: Plan, changes: Sequence[str]) -> Plan:
     tree = values(plan)
     problems: list[str] = []
     changed_in: list[tuple[int, str]] = []
-    for change in (changes,) if isinstance(changes, str) else changes:
+    for change in changes:
         path, equals, text = change.partition("=")
         path = path.strip()
         if not equals:
